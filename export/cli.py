@@ -1,0 +1,186 @@
+"""`videossm-export`: a checkpoint or a preset becomes a plan."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import click
+
+from videossm.runtime.cli import Command, print_json, progress
+from videossm.runtime.errors import BackendError, UserError
+
+LOWERINGS = ("contrib", "standard")
+BACKENDS = {"onnxruntime": "", "tensorrt": "trt", "tensorrt-rtx": "rtx"}  # and the extra that each needs
+PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
+RUNNABLE = {"onnxruntime": ("fp32",)}  # what export can make today
+
+
+class ExportCommand(Command):
+    """Reports the exporter's own errors as it does the runtime's."""
+
+    user_errors: ClassVar[tuple[type[Exception], ...]] = (UserError,)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        from videossm.export.lowering import LoweringError
+        from videossm.models.checkpoint import CheckpointError
+        from videossm.models.config import ConfigError
+
+        type(self).user_errors = (UserError, CheckpointError, ConfigError, LoweringError)
+        return super().main(*args, **extra)
+
+
+@dataclass
+class Report:
+    """What `--json` prints."""
+
+    plan: str
+    name: str
+    precision: str
+    backend: str
+    lowering: str
+    parameters: int
+    size_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    chunk_errors: list[float] = field(default_factory=list)  # relative, of the latents; empty without --verify
+    tolerance: float | None = None
+
+
+@click.command(cls=ExportCommand)
+@click.argument("checkpoint", metavar="CHECKPOINT|PRESET")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), default="engine.plan", show_default=True)
+@click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
+@click.option("--backend", default="onnxruntime", show_default=True, help=f"One of {', '.join(BACKENDS)}.")
+@click.option(
+    "--lowering", default="contrib", show_default=True, help="Of the scans: contrib (fastest) or standard operators."
+)
+@click.option("--opset", default=23, show_default=True, help="Of standard ONNX; 23 to 25.")
+@click.option("--height", type=int, help="Pixels; the checkpoint's if not given.")
+@click.option("--width", type=int, help="Pixels; the checkpoint's if not given.")
+@click.option("--batch", type=int, help="Streams that run together.")
+@click.option("--chunk-frames", type=int, help="Latent frames made at a time.")
+@click.option("--window-frames", type=int, help="Past latent frames that a chunk attends to, sink included.")
+@click.option("--sink-frames", type=int, help="First latent frames of the video, which never leave the window.")
+@click.option("--layers", type=int, help="With --random-weights: blocks of the transformer, to measure a part of it.")
+@click.option("--random-weights", is_flag=True, help="Ignore the checkpoint's weights: to measure an engine without.")
+@click.option(
+    "--verify/--no-verify", default=True, show_default=True, help="Roll PyTorch and the plan side by side afterwards."
+)
+@click.option("--verify-chunks", type=int, help="How many; enough to roll the window and read the memory if not given.")
+@click.option("--dry-run", is_flag=True, help="Check everything and say what would be made.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def export(
+    checkpoint: str,
+    out: Path,
+    precision: str,
+    backend: str,
+    lowering: str,
+    opset: int,
+    height: int | None,
+    width: int | None,
+    batch: int | None,
+    chunk_frames: int | None,
+    window_frames: int | None,
+    sink_frames: int | None,
+    layers: int | None,
+    random_weights: bool,
+    verify: bool,
+    verify_chunks: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Exports CHECKPOINT (a .safetensors file) or PRESET to one plan that runs without PyTorch."""
+    _check_target(precision, backend, lowering, opset)
+    if layers is not None and not random_weights:
+        raise UserError("--layers: got it with a checkpoint's weights, expected --random-weights beside it; add it")
+    if verify_chunks is not None and verify_chunks < 1:
+        raise UserError(f"--verify-chunks: got {verify_chunks}, expected 1 or more; change it, or pass --no-verify")
+    from videossm.export.build import BuildOptions, build_plan, check_out
+    from videossm.export.source import find_source
+
+    source = find_source(checkpoint, random_weights)
+    config = source.config.replace(
+        **_given(height=height, width=width, batch=batch),
+        window=_given(chunk_frames=chunk_frames, window_frames=window_frames, sink_frames=sink_frames),
+        transformer=_given(layers=layers),
+    )
+    check_out(out)
+    started = time.perf_counter()
+    model = source.load(config)
+    parameters = sum(p.numel() for p in model.parameters())
+    report = Report(str(out), config.name, precision, backend, lowering, parameters)
+    if dry_run:
+        _finish(report, as_json, f"would write {out}: {config.name}, {parameters / 1e6:.1f} M parameters, {precision}")
+        return
+    options = BuildOptions(precision, backend, lowering, opset)
+    with progress(4 if config.transformer.memory else 3, "engine") as bar:
+
+        def on_engine(name: str) -> None:
+            bar.set_description(name)
+            bar.update()
+
+        build_plan(model, source.tokenizer, options, out, on_engine)
+    report.seconds["export"] = time.perf_counter() - started
+    report.size_bytes = sum(file.stat().st_size for file in out.iterdir())
+    if verify:
+        _verify(report, out, model, verify_chunks, quiet=as_json)
+    _finish(report, as_json, f"{out}: {report.size_bytes / 1e6:.1f} MB in {sum(report.seconds.values()):.0f} s")
+
+
+def _check_target(precision: str, backend: str, lowering: str, opset: int) -> None:
+    """Raises UserError or BackendError for a target that export cannot make, before anything is loaded."""
+    for option, got, known in (
+        ("--precision", precision, PRECISIONS),
+        ("--backend", backend, tuple(BACKENDS)),
+        ("--lowering", lowering, LOWERINGS),
+    ):
+        if got not in known:
+            raise UserError(f"{option}: got {got}, expected one of {', '.join(known)}; choose one")
+    if backend not in RUNNABLE:
+        raise BackendError(
+            f"--backend: got {backend}, which is not installed, expected {', '.join(RUNNABLE)}; "
+            f"pip install 'videossm[{BACKENDS[backend]}]', or choose --backend onnxruntime"
+        )
+    if precision not in RUNNABLE[backend]:
+        runnable = ", ".join(RUNNABLE[backend])
+        raise UserError(f"--precision: got {precision}, which {backend} cannot run, expected {runnable}; choose it")
+    if opset not in range(23, 26):
+        raise UserError(f"--opset: got {opset}, expected 23 to 25; choose one")
+
+
+def _verify(report: Report, out: Path, model: Any, chunks: int | None, quiet: bool) -> None:
+    from videossm.export.verify import TOLERANCE, chunks_to_verify, verify
+    from videossm.runtime import Plan
+
+    started = time.perf_counter()
+    plan = Plan.open(out)
+    report.tolerance = TOLERANCE[report.precision]
+    for error in verify(plan, model, chunks or chunks_to_verify(plan)):
+        report.chunk_errors.append(error.latent)
+        if not quiet:
+            click.echo(f"chunk {error.index}: relative error {error.latent:.1e}, pixels differ by {error.pixels}", err=True)
+    report.seconds["verify"] = time.perf_counter() - started
+    worst = max(report.chunk_errors)
+    if not worst <= report.tolerance:
+        raise VerificationError(
+            f"verify: got relative error {worst:.1e} in chunk {report.chunk_errors.index(worst)}, expected at most "
+            f"{report.tolerance:.0e}; {out} is kept for inspection, report it"
+        )
+
+
+class VerificationError(Exception):
+    """The plan does not compute what the model does: a defect of the exporter, not of the input."""
+
+
+def _finish(report: Report, as_json: bool, line: str) -> None:
+    if as_json:
+        print_json(vars(report))
+    else:
+        click.echo(line, err=True)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that the user gave."""
+    return {name: value for name, value in options.items() if value is not None}

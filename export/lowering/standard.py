@@ -1,0 +1,126 @@
+"""Scans to standard operators alone, for any ONNX runtime and for TensorRT-RTX, which loads no plugins.
+
+    before  output, last = videossm::GatedDeltaScan<scale>(query, key, value, decay, beta, state)
+            y, last = videossm::SelectiveScan<delta_softplus>(u, delta, A, B, C, state, D, z, delta_bias)
+    after   the chunk-parallel implementation of `videossm.models.scans`, traced for the node's static shapes
+
+There is one definition of the maths: the PyTorch one. A trace is made once for all nodes that agree in kind,
+attributes, input types and outputs read; what only an unread output needs is not part of it. New names start with the
+name of the node's last output and a dot.
+
+Constraints: static shapes; the trace is in the model's own opset version, which torch.onnx.export must know.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, helper
+from torch import Tensor
+from torch.onnx import OnnxExporterError
+
+from videossm.export.lowering.graph import LoweringError, ScanNode, TensorType, opset_version, replace_scans, set_opset
+from videossm.export.schemas import DOMAIN, GATED_DELTA_SCAN, SELECTIVE_SCAN
+from videossm.models.scans.gated_delta import gated_delta_chunked
+from videossm.models.scans.selective_scan import selective_scan_parallel
+
+IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    GATED_DELTA_SCAN: gated_delta_chunked,
+    SELECTIVE_SCAN: selective_scan_parallel,
+}
+_TORCH_TYPES: dict[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+}
+
+
+def lower_standard(model: ModelProto) -> ModelProto:
+    """Replaces every scan in `model` itself, and returns it. Raises LoweringError naming a node that cannot be."""
+    opset = opset_version(model)
+
+    def replacement(scan: ScanNode) -> list[NodeProto]:
+        return _inlined(model, scan, _traced(scan, opset))
+
+    replace_scans(model, IMPLEMENTATIONS, replacement)
+    set_opset(model, DOMAIN, 0)
+    return model
+
+
+def _traced(scan: ScanNode, opset: int) -> ModelProto:
+    where = f"{scan.node.op_type} node {scan.node.name!r}"
+    attributes = tuple((entry.name, helper.get_attribute_value(entry)) for entry in scan.node.attribute)
+    try:
+        traced = _trace(scan.node.op_type, attributes, scan.inputs, scan.wanted, opset)
+    except OnnxExporterError as error:
+        cause = str(error.__cause__ or error).partition("\n")[0]
+        shapes = [x and x.shape for x in scan.inputs]
+        raise LoweringError(
+            f"{where}: got inputs {shapes}, expected shapes as in its schema ({cause}); mend them"
+        ) from error
+    if (written := opset_version(traced)) != opset:
+        raise LoweringError(
+            f"{where}: got a model in opset {opset}, expected one that torch.onnx.export can write (this was written "
+            f"in {written}); export in a lower opset"
+        )
+    return traced
+
+
+@functools.lru_cache(maxsize=16)
+def _trace(
+    kind: str,
+    attributes: tuple[tuple[str, Any], ...],
+    inputs: tuple[TensorType | None, ...],
+    wanted: tuple[bool, ...],
+    opset: int,
+) -> ModelProto:
+    """A graph whose inputs are those of the scan that are not left out, and whose outputs are those wanted."""
+    names = list(inspect.signature(IMPLEMENTATIONS[kind]).parameters)[: len(inputs)]
+    given = [name for name, value in zip(names, inputs, strict=True) if value is not None]
+    examples = tuple(torch.empty(x.shape, dtype=_TORCH_TYPES[x.element]) for x in inputs if x is not None)
+
+    class Traced(torch.nn.Module):
+        def forward(self, *tensors: Tensor) -> list[Tensor]:
+            outputs = IMPLEMENTATIONS[kind](**dict(zip(given, tensors, strict=True)), **dict(attributes))
+            return [output for output, is_wanted in zip(outputs, wanted, strict=True) if is_wanted]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the exporter's own use of torch
+        program = torch.onnx.export(Traced().eval(), examples, dynamo=True, opset_version=opset, verbose=False)
+    assert program is not None, "torch.onnx.export with dynamo returns a program"
+    return program.model_proto
+
+
+def _inlined(model: ModelProto, scan: ScanNode, traced: ModelProto) -> list[NodeProto]:
+    """Nodes of the trace under the model's names. Initializers and types of values go to the model."""
+    node = scan.node
+    outputs = [name for name, is_wanted in zip(node.output, scan.wanted, strict=True) if is_wanted]
+    names = {"": ""}
+    names.update(zip((value.name for value in traced.graph.input), filter(None, node.input), strict=True))
+    names.update(zip((value.name for value in traced.graph.output), outputs, strict=True))
+
+    def renamed(name: str) -> str:
+        return names.setdefault(name, scan.prefix + name)
+
+    for tensor in traced.graph.initializer:
+        model.graph.initializer.add().CopyFrom(tensor)
+        model.graph.initializer[-1].name = renamed(tensor.name)
+    for value in traced.graph.value_info:
+        added = model.graph.value_info.add()
+        added.name = renamed(value.name)
+        added.type.CopyFrom(value.type)
+    nodes = []
+    for source in traced.graph.node:
+        copy = NodeProto()
+        copy.CopyFrom(source)
+        copy.name = scan.prefix + source.name
+        copy.input[:] = [renamed(name) for name in source.input]
+        copy.output[:] = [renamed(name) for name in source.output]
+        del copy.metadata_props[:]  # stack traces of the trace
+        nodes.append(copy)
+    return nodes

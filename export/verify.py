@@ -1,0 +1,77 @@
+"""Rolls the PyTorch model and its plan side by side, fed the same noise, and measures how far they part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from videossm.models.model import VideoModel
+from videossm.models.rollout import ReferenceRollout
+from videossm.runtime import Plan, Rollout
+from videossm.runtime.noise import noise
+from videossm.runtime.prompt import PromptTokenizer
+
+TOLERANCE = {"fp32": 1e-4}  # largest relative error of a chunk's latents, by precision
+BEYOND_WINDOW = 4  # chunks verified after the first eviction
+SEED = 0
+
+
+@dataclass(frozen=True)
+class ChunkError:
+    """How far one chunk of the plan is from the reference."""
+
+    index: int
+    latent: float  # |plan - reference| / |reference| over the chunk's latents
+    pixels: int  # largest difference of a pixel's value, of 255
+
+
+def chunks_to_verify(plan: Plan) -> int:
+    """Enough to fill the window, roll it, and read the memory several times."""
+    stream = plan.manifest.stream
+    return stream.window_frames // stream.chunk_frames + 1 + BEYOND_WINDOW
+
+
+def verify(plan: Plan, model: VideoModel, chunks: int) -> Iterator[ChunkError]:
+    """The error of each of `chunks` chunks, as they are made; each carries what the chunks before it left."""
+    batch = plan.manifest.stream.batch
+    prompts = [verification_prompt(plan)] * batch
+    rollout = Rollout(plan, prompt=prompts, seed=[SEED] * batch)
+    for reference, chunk in islice(zip(reference_rollout(plan, model, prompts), rollout, strict=False), chunks):
+        frames = reference.frames.numpy().reshape(chunk.frames.shape)
+        yield ChunkError(
+            chunk.index,
+            relative_error(rollout.latent, reference.latent.numpy()),
+            int(np.abs(chunk.frames.astype(np.int16) - frames).max()),
+        )
+
+
+def reference_rollout(plan: Plan, model: VideoModel, prompts: list[str]) -> ReferenceRollout:
+    """The PyTorch rollout that `Rollout(plan, prompts, seed=SEED)` must equal."""
+    tokenizer = PromptTokenizer(plan.tokenizer_file, plan.manifest.text.length)
+    ids, mask = (torch.from_numpy(array) for array in tokenizer.encode(prompts))
+    shape = model.config.latent_shape
+
+    def gaussian(chunk: int, step: int) -> Tensor:
+        return torch.from_numpy(noise(SEED, chunk, step, shape[1:])).expand(shape)
+
+    return ReferenceRollout(model, ids, mask, gaussian)
+
+
+def verification_prompt(plan: Plan) -> str:
+    """A prompt that the plan's tokenizer certainly knows: some of its own words."""
+    from tokenizers import Tokenizer
+
+    vocabulary = Tokenizer.from_file(str(plan.tokenizer_file)).get_vocab(with_added_tokens=False)
+    words = sorted((word for word in vocabulary if word.isalpha()), key=vocabulary.__getitem__)
+    return " ".join(words[:5])
+
+
+def relative_error(got: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+    """|got - expected| / |expected|, Euclidean norms over all elements."""
+    return float(np.linalg.norm(got.astype(np.float64) - expected) / np.linalg.norm(expected.astype(np.float64)))

@@ -1,0 +1,89 @@
+"""Checkpoints: safetensors, with the model's config as JSON under the metadata key `videossm_config`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from videossm.models.config import ConfigError, ModelConfig
+from videossm.models.model import VideoModel
+
+CONFIG_KEY = "videossm_config"
+WEIGHTS = Path(__file__).parent / "weights"  # checkpoints that ship with the package: NAME.safetensors
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file, the tensor and the mend."""
+
+
+def save_checkpoint(model: VideoModel, path: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Writes weights in `dtype` and the config."""
+    tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, path, {CONFIG_KEY: json.dumps(model.config.to_dict())})
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The config that a checkpoint carries. Raises CheckpointError."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: got no readable safetensors file ({error}), expected a checkpoint; check the path") from None
+    if CONFIG_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: got no metadata {CONFIG_KEY!r}, expected the model's config there; save it with save_checkpoint"
+        )
+    try:
+        return ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
+    except (ConfigError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: metadata {CONFIG_KEY!r}: {error}") from None
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Fills `module` from a checkpoint in place, tensor by tensor: no second copy of the weights is made.
+
+    Raises CheckpointError that lists missing, unexpected, mis-shaped and non-finite tensors, all at once.
+    """
+    wanted = module.state_dict()  # references, not copies
+    with safe_open(path, "pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        _check_keys(path, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, shapes)
+        for name, target in wanted.items():
+            tensor: Tensor = file.get_tensor(name)
+            if not torch.isfinite(tensor).all():
+                bad = int((~torch.isfinite(tensor)).sum())
+                raise CheckpointError(
+                    f"{path}: tensor {name!r}: got {bad} NaN or infinite values, expected finite weights; "
+                    "use an earlier checkpoint"
+                )
+            target.copy_(tensor)
+
+
+def _check_keys(path: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    missing = sorted(wanted.keys() - found.keys())
+    unexpected = sorted(found.keys() - wanted.keys())
+    misshaped = [
+        f"{name} {found[name]} instead of {wanted[name]}"
+        for name in sorted(wanted.keys() & found.keys())
+        if found[name] != wanted[name]
+    ]
+    problems = [
+        f"{len(names)} {kind} ({_first(names)})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{path}: tensors: got {', '.join(problems)}, expected the {len(wanted)} tensors of its config; "
+            "use the checkpoint of this model"
+        )
+
+
+def _first(names: list[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

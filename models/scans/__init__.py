@@ -1,0 +1,1 @@
+"""Linear-time scans of state-space layers: readable references, and what is trained and exported."""

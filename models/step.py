@@ -1,0 +1,132 @@
+"""The engines of a plan as PyTorch modules: what export traces and what the reference rollout runs.
+
+Their inputs and outputs are the step's contract: state in, state out, static shapes, and one graph for
+the first chunk and the ten-thousandth.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from videossm.models.autoencoder import Decoder, to_uint8
+from videossm.models.config import ModelConfig
+from videossm.models.scans.operators import gated_delta_scan
+from videossm.models.text_encoder import TextEncoder
+from videossm.models.transformer import Past, Positions, Transformer
+
+SIGMA_MIN = 1e-4  # below it a latent counts as clean: guards the division that turns x0 into a flow
+
+
+class PromptEncoder(nn.Module):
+    """Token ids to the prompt state: what every step reads and only a change of prompt changes."""
+
+    def __init__(self, text_encoder: TextEncoder, transformer: Transformer) -> None:
+        super().__init__()
+        self.text_encoder, self.transformer = text_encoder, transformer
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """int64 [B, L] each to key and value [B, L, H, d] of every block, in turn."""
+        state = self.transformer.prompt_state(self.text_encoder(input_ids, attention_mask))
+        return [tensor for pair in state for tensor in pair]
+
+
+class Step(nn.Module):
+    """One denoising step of one chunk, or, at sigma = sigma_next = 0, the pass that commits a clean chunk."""
+
+    def __init__(self, transformer: Transformer, config: ModelConfig) -> None:
+        super().__init__()
+        self.transformer, self.config = transformer, config
+
+    def forward(
+        self,
+        latent: Tensor,
+        sigma: Tensor,
+        sigma_next: Tensor,
+        slot_position: Tensor,
+        frame_position: Tensor,
+        prompt: list[Tensor],
+        past: list[Tensor],
+        memory: list[Tensor],
+        rho: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The latent at sigma_next, and the chunk's keys, values and gates.
+
+        Args:
+            latent: [B, F, C, h, w] at noise level `sigma` [1]; `noise`: fresh noise, `renoise` sampler only.
+            slot_position: position of each frame slot of the window, int64 [window_frames], -1 where empty.
+            frame_position: positions of the chunk's frames, int64 [F].
+            prompt: key, value [B, L, H, d] of each block in turn.
+            past: key, value [B, P, H, d] of each block in turn, without rotary embedding.
+            memory: [B, H, d, d] fp32 of each block; empty without a memory.
+            rho: share of evicted frames [1], clamped; None without a memory.
+
+        Returns:
+            latent_next, and for each block in turn key, value [B, T, H, d] and, with a memory, decay and
+            beta [B, T, H]. They are the chunk's state when the step was the commit pass.
+        """
+        model = self.transformer
+        time, modulation = model.time_state(sigma)
+        x = model.embed(latent)
+        positions = self._positions(slot_position, frame_position)
+        present: list[Tensor] = []
+        for i, block in enumerate(model.blocks):
+            projection = block.project(x, modulation)
+            block_past = Past(past[2 * i], past[2 * i + 1], memory[i] if memory else None)
+            x = block(x, modulation, projection, block_past, (prompt[2 * i], prompt[2 * i + 1]), positions, rho)
+            present += [projection.key, projection.value]
+            if projection.decay is not None and projection.beta is not None:
+                present += [projection.decay, projection.beta]
+        prediction = model.unembed(x, time)
+        return self._advance(latent, prediction, sigma, sigma_next, noise), present
+
+    def _positions(self, slot_position: Tensor, frame_position: Tensor) -> Positions:
+        model = self.transformer
+        filled = (slot_position >= 0).repeat_interleave(self.config.frame_tokens)
+        tokens = self.config.chunk_tokens
+        visible = torch.cat([filled, filled.new_ones(tokens)])
+        # One row a query, although all are alike: ONNX Runtime's Attention takes no mask that broadcasts there.
+        visible = visible.expand(1, 1, tokens, -1)
+        # Angles of an empty slot's -1 are as good as any: the mask hides its tokens.
+        return Positions(model.angles(frame_position), model.angles(slot_position), visible)
+
+    def _advance(
+        self, latent: Tensor, prediction: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """The sampler's arithmetic, so that the host moves no latents between steps."""
+        if self.config.transformer.prediction == "x0":
+            flow = (latent - prediction) / sigma.clamp(min=SIGMA_MIN)
+        else:
+            flow = prediction
+        if noise is None:
+            return latent + (sigma_next - sigma) * flow
+        return (1 - sigma_next) * (latent - sigma * flow) + sigma_next * noise
+
+
+class MemoryUpdate(nn.Module):
+    """Takes the chunk that leaves the window into every block's memory, by the gated delta rule."""
+
+    def forward(self, evicted: list[Tensor], memory: list[Tensor]) -> list[Tensor]:
+        """Key, value [B, T, H, d], decay, beta [B, T, H] of each block in turn; memories [B, H, d, d] to new ones."""
+        updated = []
+        for i, state in enumerate(memory):
+            key, value, decay, beta = evicted[4 * i : 4 * i + 4]
+            key = F.normalize(key.float(), dim=-1)
+            _, state = gated_delta_scan(key, key, value.float(), decay, beta, state, 1.0)
+            updated.append(state)
+        return updated
+
+
+class Decode(nn.Module):
+    """Clean latents to pixels, with the decoder's caches in and out."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, latents: Tensor, caches: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """[B, F, C, h, w] to frames [B, T, H, W, 3] uint8."""
+        frames, caches = self.decoder(latents, caches)
+        return to_uint8(frames), caches

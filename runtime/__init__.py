@@ -1,0 +1,17 @@
+"""Runs plans: `Plan.open(path)`, `Rollout(plan, prompt)`, and chunks of frames without end."""
+
+from videossm.runtime.errors import BackendError, PlanError, PromptError, SinkError, StateError, UserError
+from videossm.runtime.plan import Plan
+from videossm.runtime.rollout import Chunk, Rollout
+
+__all__ = [
+    "BackendError",
+    "Chunk",
+    "Plan",
+    "PlanError",
+    "PromptError",
+    "Rollout",
+    "SinkError",
+    "StateError",
+    "UserError",
+]

@@ -1,0 +1,91 @@
+"""What the rollout asks of whatever runs the engines, and the way to one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from videossm.runtime.errors import BackendError
+from videossm.runtime.manifest import Engine as EngineSpec
+
+_EXTRAS = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
+
+
+class Buffer(Protocol):
+    """A tensor in the device's memory, taken once; zeros at first."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def contiguous(self) -> bool: ...
+
+    def part(self, start: int, stop: int) -> Buffer:
+        """`[:, start:stop]` over the same memory."""
+
+    def write(self, values: NDArray[Any]) -> None:
+        """Overwrites it from the host."""
+
+    def read(self) -> NDArray[Any]:
+        """A copy on the host."""
+
+
+class Pass(Protocol):
+    """One engine over fixed buffers."""
+
+    def run(self) -> None:
+        """Reads the inputs' buffers, fills the outputs' buffers, allocates nothing; done when it returns."""
+
+
+class Engine(Protocol):
+    """A loaded graph; several rollouts may share it."""
+
+    def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Pass:
+        """Every input and output by name; the buffers are contiguous."""
+
+
+class Backend(Protocol):
+    """A device and what runs engines on it."""
+
+    def load(self, name: str, spec: EngineSpec, file: Path) -> Engine:
+        """Raises BackendError when the engine cannot run here or is not what the manifest says."""
+
+    def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer: ...
+
+    def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
+        """Copies each (source, target), of equal shapes; done when it returns."""
+
+
+def open_backend(name: str, device: str = "cpu", threads: int | None = None) -> Backend:
+    """The backend that a manifest names, on `cpu` or `cuda:N`. `threads` of a CPU: None is one a physical core.
+
+    Raises BackendError: unknown, not installed, or without the device.
+    """
+    if name == "onnxruntime":
+        from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(device, threads)
+    if name in _EXTRAS:
+        raise BackendError(
+            f"backend: got a plan for {name}, which is not installed, expected onnxruntime; "
+            f"pip install 'videossm[{_EXTRAS[name]}]', or export again with --backend onnxruntime"
+        )
+    known = ", ".join(["onnxruntime", *_EXTRAS])
+    raise BackendError(f"backend: got {name}, expected one of {known}; export the plan again")
+
+
+def device_index(device: str) -> int | None:
+    """`cpu` -> None, `cuda` -> 0, `cuda:N` -> N; anything else is a BackendError."""
+    kind, _, index = device.partition(":")
+    if device == "cpu":
+        return None
+    if kind == "cuda" and (index.isdecimal() or device == "cuda"):
+        return int(index or 0)
+    raise BackendError(f"device: got {device}, expected cpu or cuda:N; change --device")

@@ -1,0 +1,127 @@
+"""ONNX Runtime: one session an engine, every tensor bound once to memory of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from videossm.runtime.backends import Buffer, device_index
+from videossm.runtime.backends.memory import CudaBuffer, HostBuffer, load_cudart
+from videossm.runtime.errors import BackendError
+from videossm.runtime.manifest import Engine as EngineSpec
+from videossm.runtime.manifest import Tensor
+
+try:
+    import onnxruntime as ort
+except ImportError as missing:
+    raise BackendError("backend: got no onnxruntime, expected it installed; pip install videossm") from missing
+
+_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+}
+
+
+class OnnxRuntimePass:
+    """A session and a binding of all its tensors."""
+
+    def __init__(self, session: Any, binding: Any, buffers: list[Buffer]) -> None:
+        self._session = session
+        self._binding = binding
+        self._buffers = buffers  # the binding holds addresses only
+
+    def run(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+
+class OnnxRuntimeEngine:
+    """One InferenceSession."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> OnnxRuntimePass:
+        binding = self._session.io_binding()
+        for bind, buffers in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+            for name, buffer in buffers.items():
+                assert isinstance(buffer, HostBuffer | CudaBuffer) and buffer.contiguous, f"{name} must be contiguous"
+                bind(name, *buffer.device, buffer.dtype.type, buffer.shape, buffer.address)
+        return OnnxRuntimePass(self._session, binding, [*inputs.values(), *outputs.values()])
+
+
+class OnnxRuntimeBackend:
+    """ONNX Runtime on the CPU or on one CUDA device."""
+
+    def __init__(self, device: str, threads: int | None) -> None:
+        if threads is not None and threads < 1:
+            raise BackendError(f"threads: got {threads}, expected 1 or more; leave it out for one a physical core")
+        self._index = device_index(device)
+        self._threads = threads
+        self._providers: list[Any] = ["CPUExecutionProvider"]
+        if self._index is not None:
+            available = ort.get_available_providers()
+            if "CUDAExecutionProvider" not in available:
+                raise BackendError(
+                    f"device: got {device}, expected one of {available}; "
+                    "pip install 'videossm[gpu]' in place of onnxruntime, or use --device cpu"
+                )
+            self._cudart = load_cudart()
+            self._providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(self._index)}))
+
+    def load(self, name: str, spec: EngineSpec, file: Path) -> OnnxRuntimeEngine:
+        try:
+            session = ort.InferenceSession(str(file), self._options(), providers=self._providers)
+        except Exception as error:  # onnxruntime has no common base class of its errors
+            why = " ".join(str(error).split())
+            raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
+        if self._index is not None and "CUDAExecutionProvider" not in session.get_providers():
+            raise BackendError(f"device: got cuda:{self._index}, which ONNX Runtime cannot start; check the driver")
+        for kind, tensors, actual in (
+            ("input", spec.inputs, session.get_inputs()),
+            ("output", spec.outputs, session.get_outputs()),
+        ):
+            _check_tensors(f"{file.name}: {kind}s", tensors, actual)
+        return OnnxRuntimeEngine(session)
+
+    def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostBuffer | CudaBuffer:
+        if self._index is None:
+            return HostBuffer(np.zeros(shape, dtype))
+        return CudaBuffer(self._cudart, self._index, shape, np.dtype(dtype))
+
+    def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
+        target: Buffer | None = None
+        for source, target in pairs:
+            if isinstance(source, HostBuffer) and isinstance(target, HostBuffer):
+                np.copyto(target.array, source.array)
+            elif isinstance(source, CudaBuffer) and isinstance(target, CudaBuffer):
+                target.copy_from(source)
+        if isinstance(target, CudaBuffer):
+            target.synchronize()
+
+    def _options(self) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads or 0  # 0: one a physical core
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        # The engines run in turn, each with threads of its own: those that wait must not burn the cores.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        return options
+
+
+def _check_tensors(where: str, expected: tuple[Tensor, ...], actual: Any) -> None:
+    """The graph must have exactly the tensors that the manifest lists."""
+    listed = {tensor.name: (tensor.dtype, tensor.shape) for tensor in expected}
+    found = {tensor.name: (_TYPES.get(tensor.type, tensor.type), tuple(tensor.shape)) for tensor in actual}
+    for name in sorted(listed.keys() | found.keys()):
+        if listed.get(name) != found.get(name):
+            got, want = found.get(name, "none"), listed.get(name, "none")
+            raise BackendError(f"{where}: {name}: got {got}, expected {want} by manifest.json; export the plan again")

@@ -1,0 +1,49 @@
+"""What all command lines share: one line for a wrong input, exit codes 0, 1, 2 and 130, progress, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, ClassVar
+
+import click
+
+from videossm.runtime.errors import UserError
+
+WRONG_INPUT, INTERRUPTED = 2, 130
+
+
+class Command(click.Command):
+    """A command whose `user_errors` end in one line on stderr and exit code 2, and Ctrl-C in exit code 130."""
+
+    user_errors: ClassVar[tuple[type[Exception], ...]] = (UserError,)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(*args, **extra)
+        except click.Abort:  # what click makes of KeyboardInterrupt
+            _fail("interrupted", INTERRUPTED)
+        except click.UsageError as error:
+            help_text = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+            _fail(error.format_message().rstrip(".") + help_text, WRONG_INPUT)
+        except self.user_errors as error:
+            _fail(str(error), WRONG_INPUT)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """The one object that `--json` promises on stdout."""
+    click.echo(json.dumps(values, indent=2))
+
+
+def progress(total: int | None, unit: str, initial: int = 0) -> Any:
+    """A tqdm bar on stderr; nothing at all where stderr is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=initial, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(" ".join(message.split()), err=True)
+    sys.exit(code)

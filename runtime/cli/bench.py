@@ -1,0 +1,82 @@
+"""`videossm-bench`: how long a chunk takes, where the time goes, and how much memory it needs."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import click
+import numpy as np
+
+from videossm.runtime.cli import Command, print_json, progress
+from videossm.runtime.cli.measure import process_age_s, resident_bytes
+from videossm.runtime.errors import UserError
+from videossm.runtime.plan import Plan
+from videossm.runtime.prompt import PromptTokenizer
+from videossm.runtime.rollout import Rollout
+
+
+@click.command(cls=Command)
+@click.argument("plan", type=click.Path())
+@click.option(
+    "--chunks", type=int, default=40, show_default=True, help="Chunks to time, after those that fill the window."
+)
+@click.option("--prompt", help="The tokenizer's first word if not given.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
+@click.option("--threads", type=int, help="Threads of the CPU; one a physical core if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def bench(plan: str, chunks: int, prompt: str | None, device: str, threads: int | None, as_json: bool) -> None:
+    """Times the rollout of PLAN in its steady state: the window full, the memory in use."""
+    if chunks < 1:
+        raise UserError(f"--chunks: got {chunks}, expected 1 or more; give a number")
+    opened = Plan.open(plan)
+    if prompt is None:
+        prompt = PromptTokenizer(opened.tokenizer_file, opened.manifest.text.length).words()[0]
+    rollout = Rollout(opened, [prompt] * opened.manifest.stream.batch, 0, device, threads)
+    result = measure(rollout, chunks)
+    if as_json:
+        print_json({"plan": opened.name, "device": device, **result})
+    else:
+        click.echo(_table(result))
+
+
+def measure(rollout: Rollout, chunks: int) -> dict[str, Any]:
+    """Rolls a fresh `rollout` out: its first chunk, those that fill the window, then `chunks` that are timed."""
+    stream = rollout.plan.manifest.stream
+    next(rollout)
+    first_s = process_age_s()
+    for _ in range(stream.window_frames // stream.chunk_frames):
+        next(rollout)
+    before, resident_before = dict(rollout.timings), resident_bytes()
+    wall_s = np.empty(chunks)
+    with progress(chunks, "chunk") as bar:
+        for index in range(chunks):
+            start = perf_counter()
+            next(rollout)
+            wall_s[index] = perf_counter() - start
+            bar.update()
+    engines_s = {name: seconds - before[name] for name, seconds in rollout.timings.items()}
+    total_s = float(wall_s.sum())
+    return {
+        "chunks": chunks,
+        "time_to_first_frame_s": first_s,
+        "ms_per_chunk_p50": 1000 * float(np.percentile(wall_s, 50)),
+        "ms_per_chunk_p95": 1000 * float(np.percentile(wall_s, 95)),
+        "realtime_factor": chunks * rollout.plan.chunk_seconds / total_s,
+        "engine_ms_per_chunk": {name: 1000 * seconds / chunks for name, seconds in engines_s.items()},
+        "outside_engines_share": 1 - sum(engines_s.values()) / total_s,
+        "resident_bytes": resident_bytes(),
+        "resident_growth_bytes": resident_bytes() - resident_before,
+    }
+
+
+def _table(result: dict[str, Any]) -> str:
+    rows = [
+        ("first frame", f"{result['time_to_first_frame_s']:.2f} s after the start"),
+        ("a chunk", f"{result['ms_per_chunk_p50']:.2f} ms (p95 {result['ms_per_chunk_p95']:.2f})"),
+        *((f"  {name}", f"{ms:.2f} ms") for name, ms in result["engine_ms_per_chunk"].items()),
+        ("outside engines", f"{100 * result['outside_engines_share']:.2f}%"),
+        ("real time", f"{result['realtime_factor']:.2f}x"),
+        ("resident", f"{result['resident_bytes'] / 1e6:.0f} MB, grew {result['resident_growth_bytes'] / 1e6:.2f} MB"),
+    ]
+    return "\n".join(f"{name:<18}{value}" for name, value in rows)

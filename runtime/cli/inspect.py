@@ -1,0 +1,84 @@
+"""`videossm-inspect`: what is in a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import click
+
+from videossm.runtime import contract
+from videossm.runtime.cli import Command, print_json
+from videossm.runtime.manifest import Engine, Manifest, Tensor
+from videossm.runtime.plan import Plan
+
+
+@click.command(cls=Command)
+@click.argument("plan", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def inspect(plan: str, as_json: bool) -> None:
+    """Verifies PLAN and shows its engines, tensors, states, schedule and versions."""
+    opened = Plan.open(plan)
+    states = state_bytes(opened.manifest)
+    if as_json:
+        manifest = opened.manifest.model_dump()
+        print_json({"path": str(opened.path), "identity": opened.identity, "state_bytes": states, **manifest})
+    else:
+        click.echo("\n".join(_lines(opened, states)))
+
+
+def state_bytes(manifest: Manifest) -> dict[str, int]:
+    """What a stream carries from chunk to chunk, by kind, in bytes; it does not grow with the video."""
+    engines, chunks = manifest.engines, manifest.stream.window_frames // manifest.stream.chunk_frames
+    window = {pair.present for pair in manifest.window}
+    return {
+        "window": chunks * _bytes(engines.step.outputs, window),
+        "window_latents": chunks * _bytes(engines.step.inputs, {contract.LATENT}),
+        "memory": _bytes(engines.step.inputs, {pair.read for pair in manifest.memory}),
+        "prompt": _bytes(engines.step.inputs, set(manifest.prompt)),
+        "decoder_caches": _bytes(engines.decoder.inputs, {pair.past for pair in manifest.caches}),
+    }
+
+
+def _bytes(tensors: Iterable[Tensor], names: set[str]) -> int:
+    return sum(tensor.size_bytes for tensor in tensors if tensor.name in names)
+
+
+def _lines(plan: Plan, states: dict[str, int]) -> Iterator[str]:
+    manifest = plan.manifest
+    stream, sampler = manifest.stream, manifest.sampler
+    yield f"{manifest.name}  {manifest.precision}, {manifest.backend}, lowering {manifest.lowering}  {plan.path}"
+    yield f"identity   {plan.identity}"
+    yield (
+        f"stream     {stream.width}x{stream.height} at {stream.fps:g} frames/s, batch {stream.batch}; a chunk is "
+        f"{stream.frames_per_chunk} frames, {plan.chunk_seconds:g} s"
+    )
+    yield (
+        f"window     {stream.window_frames} latent frames, {stream.sink_frames} of them the sink; chunks of "
+        f"{stream.chunk_frames}; positions by {stream.rope_frame}"
+    )
+    yield f"schedule   {sampler.kind}, {len(sampler.sigmas)} steps: " + " ".join(f"{s:.4g}" for s in sampler.sigmas)
+    yield f"text       {manifest.text.length} tokens"
+    yield "state      " + ", ".join(f"{name} {_size(size)}" for name, size in states.items())
+    yield "versions   " + ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    yield "files"
+    for name, file in manifest.files.items():
+        yield f"  {name:<24}{_size(file.size_bytes):>10}  {file.sha256[:16]}"
+    for name, engine in manifest.engines.items():
+        yield from _engine_lines(name, engine)
+
+
+def _engine_lines(name: str, engine: Engine) -> Iterator[str]:
+    yield f"{name}  ({engine.file})"
+    for arrow, tensors in (("in ", engine.inputs), ("out", engine.outputs)):
+        for tensor in tensors:
+            shape = "x".join(str(side) for side in tensor.shape)
+            yield f"  {arrow} {tensor.name:<24}{tensor.dtype:<8} {shape}"
+
+
+def _size(size_bytes: int) -> str:
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

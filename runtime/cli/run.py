@@ -1,0 +1,241 @@
+"""`videossm-run`: a plan and a prompt become a video."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from videossm.runtime.cli import INTERRUPTED, Command, print_json, progress
+from videossm.runtime.cli.measure import process_age_s
+from videossm.runtime.errors import UserError
+from videossm.runtime.plan import Plan
+from videossm.runtime.prompt import PromptTokenizer
+from videossm.runtime.rollout import Rollout
+from videossm.runtime.sinks import open_sink
+from videossm.runtime.state import check_state_folder
+
+_DEFAULT_SECONDS = 5.0
+
+
+@dataclass
+class Report:
+    """What `--json` prints."""
+
+    plan: str
+    seeds: list[int]
+    prompts: list[dict[str, Any]]  # from which second of the stream on, which text
+    first_chunk: int
+    state_file: str | None
+    output_files: list[str]
+    chunks: int = 0
+    frames: int = 0
+    seconds: float = 0.0  # of video
+    wall_s: float = 0.0
+    time_to_first_frame_s: float | None = None  # since the process started, its chunk written
+    ms_per_chunk: float | None = None
+    realtime_factor: float | None = None  # seconds of video in a second
+    interrupted: bool = False
+
+
+@click.command(cls=Command)
+@click.argument("plan", type=click.Path())
+@click.option("--prompt", help="What the video shows. Needed, unless --resume is given.")
+@click.option(
+    "--prompt-at", multiple=True, metavar="SECONDS:TEXT", help="Another prompt from that second of the stream on."
+)
+@click.option(
+    "--seconds", type=float, help="Length; rounded up to whole chunks. 5 if neither is given, endless for -o -."
+)
+@click.option("--chunks", type=int, help="Length in chunks.")
+@click.option("--seed", type=int, help="0 if not given; the same seed gives the same video.")
+@click.option("-o", "--output", default="out.mp4", show_default=True, help=".mp4 .gif .y4m .png, or - for raw rgb24.")
+@click.option("--save-state", metavar="FILE", help="Written after every chunk, whole or not at all.")
+@click.option("--resume", metavar="FILE", help="Goes on from a saved state; --seconds or --chunks are what is added.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
+@click.option("--threads", type=int, help="Threads of the CPU; one a physical core if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.pass_context
+def run(
+    context: click.Context,
+    plan: str,
+    prompt: str | None,
+    prompt_at: tuple[str, ...],
+    seconds: float | None,
+    chunks: int | None,
+    seed: int | None,
+    output: str,
+    save_state: str | None,
+    resume: str | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Rolls PLAN out into a video. Existing files of that name are overwritten as the frames come.
+
+    Ctrl-C ends after the chunk in hand; the file then holds what was made.
+    """
+    if as_json and output == "-":
+        raise UserError("--json: got -o - as well, expected stdout to be free; write to a file")
+    opened = Plan.open(plan)
+    length = _length(opened, seconds, chunks, endless=output == "-")
+    if save_state is not None:
+        check_state_folder(save_state)
+    if resume is None:
+        if prompt is None:
+            raise UserError("--prompt: got none, expected a text, or --resume FILE; describe the video")
+        rollout = Rollout(opened, _for_batch(opened, prompt), seed or 0, device, threads)
+    else:
+        if seed is not None:
+            raise UserError("--seed: got one with --resume, expected none, a state has its own; leave it out")
+        rollout = Rollout.resume(opened, resume, device, threads)
+        if prompt is not None:
+            rollout.set_prompt(_for_batch(opened, prompt))
+    switches = _switches(rollout, prompt_at, length)
+    report = _roll(rollout, length, switches, output, save_state)
+    if as_json:
+        print_json(vars(report))
+    else:
+        click.echo(_summary(report), err=True)
+    if report.interrupted:
+        context.exit(INTERRUPTED)
+
+
+def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool) -> int | None:
+    """Chunks to make; None for no end."""
+    if seconds is not None and chunks is not None:
+        raise UserError("--seconds: got --chunks as well, expected one of them; leave one out")
+    if chunks is not None:
+        if chunks < 1:
+            raise UserError(f"--chunks: got {chunks}, expected 1 or more; give a length")
+        return chunks
+    if seconds is None:
+        if endless:
+            return None
+        seconds = _DEFAULT_SECONDS
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UserError(f"--seconds: got {seconds:g}, expected more than 0; give a length")
+    return _chunk_from(plan, seconds)
+
+
+def _chunk_from(plan: Plan, seconds: float) -> int:
+    """The first chunk that starts at `seconds` or later."""
+    return math.ceil(seconds / plan.chunk_seconds - 1e-9)
+
+
+def _switches(rollout: Rollout, prompt_at: tuple[str, ...], length: int | None) -> dict[int, str]:
+    """Which chunk starts with which prompt; every one is checked before the first chunk is made."""
+    plan, first = rollout.plan, rollout.next_index
+    tokenizer = PromptTokenizer(plan.tokenizer_file, plan.manifest.text.length)
+    switches: dict[int, str] = {}
+    for given in prompt_at:
+        time, colon, text = given.partition(":")
+        try:
+            seconds = float(time)
+        except ValueError:
+            seconds = math.nan
+        if not colon or not (math.isfinite(seconds) and seconds >= 0):
+            raise UserError(f"--prompt-at: got {given!r}, expected SECONDS:TEXT, as 2.5:a red circle; change it")
+        chunk = _chunk_from(plan, seconds)
+        if chunk < first or (length is not None and chunk >= first + length):
+            start, last = first * plan.chunk_seconds, (first + (length or math.inf) - 1) * plan.chunk_seconds
+            expected = f"from {start:g} to {last:g} s, where this run's chunks start"
+            raise UserError(f"--prompt-at: got {seconds:g} s, expected {expected}; change it or the length")
+        if chunk in switches:
+            raise UserError(
+                f"--prompt-at: got two prompts for the chunk at {chunk * plan.chunk_seconds:g} s, expected one"
+            )
+        tokenizer.encode([text])
+        switches[chunk] = text
+    return switches
+
+
+def _roll(
+    rollout: Rollout, length: int | None, switches: dict[int, str], output: str, save_state: str | None
+) -> Report:
+    plan, first = rollout.plan, rollout.next_index
+    stream = plan.manifest.stream
+    sink = open_sink(output, stream.width * stream.batch, stream.height, stream.fps, first * stream.frames_per_chunk)
+    start = {"start_s": first * plan.chunk_seconds, "prompt": rollout.prompts[0]}
+    report = Report(plan.name, rollout.seeds, [start], first, save_state, sink.files)
+    started = perf_counter()
+    try:
+        with _interrupt_cancels(rollout, report), progress(length, "chunk") as bar:
+            for _ in itertools.count() if length is None else range(length):
+                _switch(rollout, switches, report)
+                chunk = next(rollout, None)
+                if chunk is None:
+                    break
+                sink.write(_side_by_side(chunk.frames, stream.batch))
+                report.time_to_first_frame_s = report.time_to_first_frame_s or process_age_s()
+                if save_state is not None:
+                    rollout.save(save_state)
+                report.chunks += 1
+                bar.update()
+    except BrokenPipeError:  # the reader of stdout has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        sink.close()
+    _finish(report, plan, perf_counter() - started)
+    return report
+
+
+def _switch(rollout: Rollout, switches: dict[int, str], report: Report) -> None:
+    text = switches.get(rollout.next_index)
+    if text is not None:
+        rollout.set_prompt(_for_batch(rollout.plan, text))
+        report.prompts.append({"start_s": rollout.next_index * rollout.plan.chunk_seconds, "prompt": text})
+
+
+def _finish(report: Report, plan: Plan, wall_s: float) -> None:
+    report.frames = report.chunks * plan.manifest.stream.frames_per_chunk
+    report.seconds = report.chunks * plan.chunk_seconds
+    report.wall_s = wall_s
+    if report.chunks:
+        report.ms_per_chunk = 1000 * wall_s / report.chunks
+        report.realtime_factor = report.seconds / wall_s
+
+
+@contextmanager
+def _interrupt_cancels(rollout: Rollout, report: Report) -> Iterator[None]:
+    """Ctrl-C ends the rollout between two steps; a second one ends the process as usual."""
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        report.interrupted = True
+        rollout.cancel()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _for_batch(plan: Plan, prompt: str) -> list[str]:
+    """The command line gives every batch slot the same prompt; the seeds differ."""
+    return [prompt] * plan.manifest.stream.batch
+
+
+def _side_by_side(frames: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:
+    """[B, T, H, W, 3] as one picture [T, H, B x W, 3]."""
+    return frames if batch == 1 else np.concatenate(list(frames), axis=2)
+
+
+def _summary(report: Report) -> str:
+    files = report.output_files
+    where = files[0] if len(files) == 1 else f"{files[0]} .. {files[-1]}" if files else "nothing"
+    speed = f", {report.ms_per_chunk:.1f} ms a chunk, {report.realtime_factor:.1f}x real time" if report.chunks else ""
+    ended = "interrupted: " if report.interrupted else ""
+    return f"{ended}{where}: {report.frames} frames, {report.seconds:g} s of video{speed}"

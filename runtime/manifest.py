@@ -1,0 +1,139 @@
+"""manifest.json as validated models: what a plan contains, which tensors its engines have, what forms a state.
+
+Unknown fields are refused. That the parts fit together is `contract.py`'s affair.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+# A bare file name: no separators, no drive, not hidden, not "..".
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=200)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+DType = Literal["float32", "float16", "int64", "int32", "uint8"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Tensor(_Part):
+    """One input or output of an engine; shapes are static."""
+
+    name: Name
+    dtype: DType
+    shape: tuple[PositiveInt, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+
+class Engine(_Part):
+    """One graph of the plan."""
+
+    file: FileName
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    def input(self, name: str) -> Tensor | None:
+        return next((tensor for tensor in self.inputs if tensor.name == name), None)
+
+    def output(self, name: str) -> Tensor | None:
+        return next((tensor for tensor in self.outputs if tensor.name == name), None)
+
+
+class Stream(_Part):
+    """What comes out. `*_frames` count latent frames, `frames_per_chunk`, `height`, `width` are of the video."""
+
+    batch: PositiveInt
+    fps: PositiveFloat
+    height: PositiveInt
+    width: PositiveInt
+    frames_per_chunk: PositiveInt
+    chunk_frames: PositiveInt
+    window_frames: PositiveInt
+    sink_frames: Annotated[int, Field(ge=0)]
+    rope_frame: Literal["window", "absolute"]
+
+
+class Sampler(_Part):
+    """`sigmas`: noise level of each step, falling; the end, 0, is implied."""
+
+    kind: Literal["euler", "renoise"]
+    sigmas: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+
+
+class Text(_Part):
+    length: PositiveInt  # tokens, padding included
+
+
+class WindowPair(_Part):
+    """What a commit leaves and the ring keeps, under three names.
+
+    `present`: step's output for one chunk; `past`: step's input, the ring; `evicted`: the memory engine's input.
+    `past` is null for what the step never reads (gates), `evicted` for what the memory does not take.
+    """
+
+    present: Name
+    past: Name | None
+    evicted: Name | None
+
+
+class MemoryPair(_Part):
+    """`read`: step's input; `past`, `present`: the memory engine's input and output."""
+
+    read: Name
+    past: Name
+    present: Name
+
+
+class CachePair(_Part):
+    """The decoder's input and output of one causal cache."""
+
+    past: Name
+    present: Name
+
+
+class File(_Part):
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class Engines(_Part):
+    text_encoder: Engine
+    step: Engine
+    memory: Engine | None = None
+    decoder: Engine
+
+    def items(self) -> list[tuple[str, Engine]]:
+        """The engines that the plan has, by name."""
+        return [(name, engine) for name in type(self).model_fields if (engine := getattr(self, name)) is not None]
+
+
+class Manifest(_Part):
+    """The whole of manifest.json."""
+
+    schema_version: Literal[1]
+    name: Name
+    precision: Name
+    backend: Name
+    lowering: Name
+    model: dict[str, Any]  # the model's config; the runtime does not read it
+    stream: Stream
+    sampler: Sampler
+    text: Text
+    engines: Engines
+    window: tuple[WindowPair, ...]
+    memory: tuple[MemoryPair, ...]
+    prompt: tuple[Name, ...]
+    caches: tuple[CachePair, ...]
+    files: dict[FileName, File]
+    versions: dict[str, str]

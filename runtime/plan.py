@@ -1,0 +1,150 @@
+"""A plan: a folder with a manifest, engines and a tokenizer. Opened strictly, written with `write_manifest`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from videossm.runtime.contract import check_contract
+from videossm.runtime.errors import PlanError
+from videossm.runtime.manifest import MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE, Manifest
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan whose manifest, sizes and hashes have been verified."""
+
+    path: Path
+    manifest: Manifest
+    identity: str  # SHA-256 of manifest.json, which holds the SHA-256 of every other file
+
+    @staticmethod
+    def open(path: str | Path) -> Plan:
+        """Opens a plan by its folder, or by any file in it.
+
+        Every file that the manifest lists must be there with its size and SHA-256; other files in the
+        folder are never read. Raises PlanError, naming the file and the field.
+        """
+        folder = _folder(Path(path))
+        manifest, identity = _read_manifest(folder)
+        for name, file in manifest.files.items():
+            _verify_file(folder / name, file.size_bytes, file.sha256)
+        return Plan(folder, manifest, identity)
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.path / TOKENIZER_FILE
+
+    @property
+    def chunk_seconds(self) -> float:
+        """Length of one chunk of video."""
+        return self.manifest.stream.frames_per_chunk / self.manifest.stream.fps
+
+
+def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
+    """Hashes every file in `directory` and writes manifest.json.
+
+    `manifest` is the whole manifest but for `files`. Raises PlanError when it does not hold together;
+    then nothing is written. Returns what a reader of the plan will see.
+    """
+    files = {
+        path.name: {"sha256": _sha256(path), "size_bytes": path.stat().st_size}
+        for path in sorted(directory.iterdir())
+        if path.name != MANIFEST_FILE
+    }
+    text = json.dumps({**manifest, "files": files}, indent=1) + "\n"
+    checked = _parse(text.encode())
+    (directory / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    return checked
+
+
+def _folder(path: Path) -> Path:
+    if path.is_file():
+        path = path.parent
+    if not path.is_dir():
+        raise PlanError(
+            f"plan: got {path}, which does not exist, expected a folder that videossm-export wrote; check it"
+        )
+    if not (path / MANIFEST_FILE).is_file():
+        raise PlanError(
+            f"{MANIFEST_FILE}: missing in {path}, expected a folder that videossm-export wrote; check the path"
+        )
+    return path
+
+
+def _read_manifest(folder: Path) -> tuple[Manifest, str]:
+    try:
+        content = (folder / MANIFEST_FILE).read_bytes()
+    except OSError as error:
+        raise PlanError(f"{MANIFEST_FILE}: cannot be read ({error.strerror}); check its permissions") from error
+    return _parse(content), hashlib.sha256(content).hexdigest()
+
+
+def _parse(content: bytes) -> Manifest:
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise PlanError(f"{MANIFEST_FILE}: got no valid JSON ({error}); copy or export the plan again") from error
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise PlanError(
+            f"{MANIFEST_FILE}: schema_version: got {version}, expected at most {SCHEMA_VERSION}; "
+            "upgrade videossm, or export the plan with this version"
+        )
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise PlanError(_first_error(error)) from error
+    check_contract(manifest)
+    return manifest
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the whole"
+    got = repr(first["input"])
+    got = got if len(got) <= 60 else got[:57] + "..."
+    if first["type"] == "extra_forbidden":
+        why = f"got an unknown field, expected only those of schema version {SCHEMA_VERSION}"
+    elif first["type"] == "missing":
+        why = "got nothing, expected this field"
+    elif first["type"] == "string_pattern_mismatch" and (field.endswith(".file") or "[key]" in first["loc"]):
+        why = f"got {got}, expected a bare file name inside the plan"
+    else:
+        why = f"got {got}, expected: {first['msg']}"
+    return f"{MANIFEST_FILE}: {field}: {why}; export the plan again"
+
+
+def _verify_file(path: Path, size_bytes: int, sha256: str) -> None:
+    mend = "copy or export the plan again"
+    if not path.is_file():
+        raise PlanError(f"{path.name}: missing in {path.parent}, expected what manifest.json lists in files; {mend}")
+    try:
+        size = path.stat().st_size
+        if size != size_bytes:
+            raise PlanError(f"{path.name}: size_bytes: got {size}, expected {size_bytes}; {mend}")
+        digest = _sha256(path)
+    except OSError as error:
+        raise PlanError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from error
+    if digest != sha256:
+        raise PlanError(f"{path.name}: sha256: got {digest[:16]}.., expected {sha256[:16]}.. (altered); {mend}")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,68 @@
+"""A file that only ever keeps whole parts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from videossm.runtime.errors import SinkError
+
+MAX_RATE_DENOMINATOR = 1001  # of a frame rate as a fraction, as in 24000/1001
+
+
+def write_error(where: object, error: OSError) -> SinkError:
+    """The system's error as one of ours."""
+    return SinkError(f"output: cannot write {where} ({error.strerror}); choose a place that is writable and has room")
+
+
+class WholeFile:
+    """Written from start to end. When the disk is full it is cut back to the last `mark_whole`.
+
+    PyAV takes it for a file; it has no `seek`, so nothing before its end ever changes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._size_bytes = self._whole_bytes = 0
+        self._error: SinkError | None = None
+        try:
+            self._file = path.open("wb", buffering=0)
+        except OSError as error:
+            raise write_error(path, error) from error
+
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
+
+    def write(self, content: bytes) -> int:
+        """All of it. Raises SinkError, now and from then on, when it has no room."""
+        if self._error:
+            raise self._error
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):  # devices cannot be cut
+                self._file.truncate(self._whole_bytes)
+            self._error = write_error(self._path, error)
+            raise self._error from error
+        self._size_bytes += len(content)
+        return len(content)
+
+    def mark_whole(self) -> None:
+        """What was written so far is worth keeping."""
+        self._whole_bytes = self._size_bytes
+
+    @contextlib.contextmanager
+    def checked(self) -> Iterator[None]:
+        """Raises the SinkError of a write within, whatever a library between made of it."""
+        try:
+            yield
+        finally:
+            if self._error:
+                raise self._error
+
+    def close(self) -> None:
+        self._file.close()

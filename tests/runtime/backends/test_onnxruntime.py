@@ -1,0 +1,100 @@
+"""The ONNX Runtime backend: what it binds, what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from videossm.runtime import BackendError, Rollout
+from videossm.runtime.backends import device_index, open_backend
+from videossm.runtime.manifest import Engine, Tensor
+
+
+@pytest.fixture
+def backend():
+    return open_backend("onnxruntime", threads=1)
+
+
+@pytest.fixture
+def decoder(backend, tiny_plan):
+    spec = tiny_plan.manifest.engines.decoder
+    return backend.load("decoder", spec, tiny_plan.path / spec.file)
+
+
+def buffers(backend, tensors):
+    return {tensor.name: backend.buffer(tensor.shape, tensor.dtype) for tensor in tensors}
+
+
+def test_a_pass_fills_the_bound_buffers(backend, decoder, tiny_plan):
+    spec = tiny_plan.manifest.engines.decoder
+    inputs, outputs = buffers(backend, spec.inputs), buffers(backend, spec.outputs)
+    poison = np.full(outputs["cache_next.0"].shape, np.nan, np.float32)
+    outputs["cache_next.0"].write(poison)
+    bound = decoder.bind(inputs, outputs)
+    for level in (0.25, -0.5):
+        inputs["latents"].write(np.full(inputs["latents"].shape, level, np.float32))
+        bound.run()
+        assert (outputs["cache_next.0"].read() == level).all(), "the same binding sees new values"
+
+
+def test_only_contiguous_buffers_are_bound(backend, decoder, tiny_plan):
+    spec = tiny_plan.manifest.engines.decoder
+    inputs, outputs = buffers(backend, spec.inputs), buffers(backend, spec.outputs)
+    inputs["latents"] = backend.buffer((2, 6, 1, 4, 4), "float32").part(0, 3)
+    with pytest.raises(AssertionError, match="latents must be contiguous"):
+        decoder.bind(inputs, outputs)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("tensorrt", "trt"), ("tensorrt-rtx", "rtx")])
+def test_backend_that_is_not_installed(name, extra):
+    with pytest.raises(BackendError) as caught:
+        open_backend(name)
+    assert f"pip install 'videossm[{extra}]'" in str(caught.value) and "onnxruntime" in str(caught.value)
+
+
+def test_unknown_backend():
+    with pytest.raises(BackendError, match=r"^backend: got openvino, expected one of onnxruntime, tensorrt"):
+        open_backend("openvino")
+
+
+def test_device_without_its_provider():
+    with pytest.raises(BackendError, match=r"^device: got cuda:0, expected one of \[.*pip install 'videossm\[gpu\]'"):
+        open_backend("onnxruntime", "cuda:0")
+
+
+def test_devices():
+    assert [device_index(device) for device in ("cpu", "cuda", "cuda:0", "cuda:3")] == [None, 0, 0, 3]
+    for device in ("cpu:0", "cuda:", "cuda:x", "gpu", ""):
+        with pytest.raises(BackendError, match="expected cpu or cuda:N"):
+            device_index(device)
+
+
+def test_engine_that_is_no_graph(backend, tiny_plan, tmp_path):
+    (tmp_path / "step.onnx").write_bytes(b"no graph")
+    with pytest.raises(BackendError, match=r"^step\.onnx: ONNX Runtime .* cannot load it") as caught:
+        backend.load("step", tiny_plan.manifest.engines.step, tmp_path / "step.onnx")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "other"}, r"inputs: cache\.0: got \('float32', \(1, 1, 1, 4, 4\)\), expected none"),
+        ({"shape": (1, 2, 1, 4, 4)}, r"inputs: cache\.0: got .* expected \('float32', \(1, 2, 1, 4, 4\)\)"),
+        ({"dtype": "float16"}, r"inputs: cache\.0: got .* expected \('float16'"),
+    ],
+    ids=["name", "shape", "dtype"],
+)
+def test_engine_that_is_not_what_the_manifest_says(backend, tiny_plan, change, message):
+    spec = tiny_plan.manifest.engines.decoder
+    inputs = tuple(
+        Tensor(**{**tensor.model_dump(), **change}) if tensor.name == "cache.0" else tensor for tensor in spec.inputs
+    )
+    wrong = Engine(file=spec.file, inputs=inputs, outputs=spec.outputs)
+    with pytest.raises(BackendError, match=message):
+        backend.load("decoder", wrong, tiny_plan.path / spec.file)
+
+
+def test_threads_do_not_change_the_frames(tiny_plan):
+    one, two = (next(Rollout(tiny_plan, "red", threads=threads)).frames for threads in (1, 2))
+    assert np.array_equal(one, two)

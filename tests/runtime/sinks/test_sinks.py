@@ -1,0 +1,189 @@
+"""Every sink: what it writes can be read back, is the same twice, and survives a full disk."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from videossm.runtime import SinkError
+from videossm.runtime.sinks import open_sink
+from videossm.runtime.sinks.frames import RawSink
+
+# mean error of 255 over the picture: what the colour conversion and, for mp4, the coding may cost
+TOLERANCE = {"mp4": 4.0, "gif": 0.0, "y4m": 1.5, "png": 0.0}
+KINDS = sorted(TOLERANCE)
+
+
+@pytest.fixture
+def frames():
+    """[24, 48, 64, 3]: a green square that moves over dark red."""
+    pixels = np.zeros((24, 48, 64, 3), np.uint8)
+    pixels[..., 0] = 40
+    for index, picture in enumerate(pixels):
+        picture[10:30, 2 * index : 2 * index + 16] = (40, 180, 60)
+    return pixels
+
+
+@pytest.fixture
+def noisy():
+    """[40, 64, 64, 3]: pictures that no encoder makes small."""
+    return np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
+
+
+def written(path, frames, chunk=3, fps=8.0):
+    sink = open_sink(str(path), frames.shape[2], frames.shape[1], fps)
+    for start in range(0, len(frames), chunk):
+        sink.write(frames[start : start + chunk])
+    sink.close()
+    return sink.files
+
+
+def read(files):
+    """Frames of all files, as far as they decode without an error."""
+    pictures = []
+    for file in files:
+        with av.open(file) as container:
+            pictures += [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.stack(pictures)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_come_back(tmp_path, frames, kind):
+    back = read(written(tmp_path / f"out.{kind}", frames))
+    assert back.shape == frames.shape
+    error = np.abs(back.astype(float) - frames).mean(axis=(1, 2, 3)).max()
+    assert error <= TOLERANCE[kind], f"mean error {error} of 255 in the worst frame"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_frames_same_bytes(tmp_path, frames, kind):
+    """However they are cut into chunks."""
+    one, other = (written(tmp_path / f"{chunk}.{kind}", frames, chunk) for chunk in (3, 8))
+    assert [Path(file).read_bytes() for file in one] == [Path(file).read_bytes() for file in other]
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "pixels", "fps"), [("mp4", "h264", "yuv420p", 12), ("gif", "gif", "bgra", 12.5)]
+)
+def test_video_streams(tmp_path, frames, kind, codec, pixels, fps):
+    """gif counts in hundredths of a second."""
+    (file,) = written(tmp_path / f"out.{kind}", frames, fps=fps)
+    with av.open(file) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec.name, stream.pix_fmt, stream.average_rate) == (codec, pixels, fps)
+        assert (stream.width, stream.height) == (64, 48)
+
+
+def test_y4m_header(tmp_path, frames):
+    (file,) = written(tmp_path / "out.y4m", frames, fps=24000 / 1001)
+    content = Path(file).read_bytes()
+    assert content.startswith(b"YUV4MPEG2 W64 H48 F24000:1001 Ip A1:1 C444\nFRAME\n")
+    assert len(content) == content.index(b"\n") + 1 + 24 * (6 + 3 * 48 * 64)
+
+
+def test_png_numbers_follow_the_stream(tmp_path, frames):
+    sink = open_sink(str(tmp_path / "out.png"), 64, 48, 8.0, first_frame=99_998)
+    sink.write(frames[:3])
+    assert [os.path.basename(file) for file in sink.files] == ["out-99998.png", "out-99999.png", "out-100000.png"]
+
+
+def test_raw_frames(frames):
+    stream = io.BytesIO()
+    sink = RawSink(stream)
+    sink.write(frames[:3])
+    sink.write(frames[3:5, :, ::-1])  # not contiguous
+    sink.close()
+    assert stream.getvalue() == frames[:3].tobytes() + frames[3:5, :, ::-1].tobytes()
+
+
+def test_extension_in_capitals(tmp_path, frames):
+    assert len(read(written(tmp_path / "out.MP4", frames))) == 24
+
+
+@pytest.mark.parametrize("kind", ["mp4", "y4m"])
+def test_file_is_playable_before_it_is_closed(tmp_path, frames, kind):
+    """As after a kill: all but the last second is there."""
+    sink = open_sink(str(tmp_path / f"out.{kind}"), 64, 48, 8.0)
+    sink.write(frames)
+    assert len(read([str(tmp_path / f"out.{kind}")])) >= 16
+    sink.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_disk_keeps_what_was_written(tmp_path, noisy, kind, full_disk):
+    limit = 8_000 if kind == "png" else 100_000  # of one file
+    sink = open_sink(str(tmp_path / f"out.{kind}"), 64, 64, 8.0)
+    if kind == "png":
+        sink.write(np.zeros_like(noisy[:5]))
+    with (
+        full_disk(limit),
+        pytest.raises(SinkError, match=r"^output: cannot write .*\(File too large\); choose a place"),
+    ):
+        sink.write(noisy)
+    sink.close()
+    back = read(sink.files)
+    assert 5 <= len(back) < 40, "some frames, and no error when they are read"
+
+
+@pytest.mark.parametrize("kind", ["mp4", "gif", "y4m"])
+def test_full_disk_from_the_start(tmp_path, frames, kind):
+    path = tmp_path / f"out.{kind}"
+    path.symlink_to("/dev/full")
+    with pytest.raises(SinkError, match=r"\(No space left on device\)"):
+        written(path, frames)
+
+
+def test_full_disk_behind_stdout(frames):
+    message = r"cannot write stdout \(No space left on device\)"
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(SinkError, match=message):
+        RawSink(full).write(frames)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "gif", "y4m"])
+def test_full_disk_when_the_file_is_closed(tmp_path, noisy, kind, full_disk):
+    """The last fragment is written then; what was whole before stays."""
+    path = tmp_path / f"out.{kind}"
+    sink = open_sink(str(path), 64, 64, 8.0)
+    sink.write(noisy[:20])
+    with full_disk(os.path.getsize(path) + 100):
+        try:
+            sink.close()
+        except SinkError as error:
+            assert "File too large" in str(error)
+    assert len(read([str(path)])) >= 16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folder_that_does_not_exist(tmp_path, kind):
+    with pytest.raises(SinkError, match=r"expected a folder that exists; create .*none$"):
+        open_sink(str(tmp_path / "none" / f"out.{kind}"), 64, 48, 8.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folder_that_nobody_can_write(frames, kind):
+    """/proc refuses even root."""
+    with pytest.raises(SinkError, match=r"^output: cannot write /proc/out.*\("):
+        written(f"/proc/out.{kind}", frames)
+
+
+@pytest.mark.parametrize("output", ["out.avi", "out", "out.mp4/", ""])
+def test_unknown_extension(tmp_path, output):
+    with pytest.raises(SinkError, match=r"^output: got .*, expected "):
+        open_sink(f"{tmp_path}/{output}" if output else "", 64, 48, 8.0)
+
+
+def test_folder_of_that_name(tmp_path):
+    (tmp_path / "out.mp4").mkdir()
+    with pytest.raises(SinkError, match="which is a folder"):
+        open_sink(str(tmp_path / "out.mp4"), 64, 48, 8.0)
+
+
+def test_odd_sides_are_no_mp4(tmp_path):
+    with pytest.raises(SinkError, match="got mp4 for 63x48, expected even sides"):
+        open_sink(str(tmp_path / "out.mp4"), 63, 48, 8.0)
+    assert not (tmp_path / "out.mp4").exists()

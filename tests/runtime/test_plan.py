@@ -1,0 +1,150 @@
+"""Opening is strict: whatever does not hold is one PlanError that names the file and the field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from videossm.runtime import Plan, PlanError
+from videossm.runtime.plan import write_manifest
+
+
+def edit(folder, change):
+    """Applies `change` to the manifest's values."""
+    path = folder / "manifest.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def refused(folder):
+    with pytest.raises(PlanError) as caught:
+        Plan.open(folder)
+    message = str(caught.value)
+    assert "\n" not in message, "one line"
+    return message
+
+
+def test_open_by_folder_or_by_any_file_in_it(plan_copy):
+    by_folder = Plan.open(plan_copy)
+    for name in ("manifest.json", "step.onnx", "tokenizer.json"):
+        assert Plan.open(plan_copy / name) == by_folder
+    assert by_folder.identity == hashlib.sha256((plan_copy / "manifest.json").read_bytes()).hexdigest()
+    assert by_folder.chunk_seconds == 3 / 8
+
+
+def test_files_that_are_not_listed_are_not_read(plan_copy):
+    (plan_copy / ".DS_Store").write_bytes(b"x")
+    Plan.open(plan_copy)
+
+
+def test_no_such_plan(tmp_path):
+    assert "which does not exist" in refused(tmp_path / "none.plan")
+
+
+def test_folder_without_a_manifest(tmp_path):
+    assert refused(tmp_path).startswith("manifest.json: missing in")
+
+
+@pytest.mark.parametrize("name", ["step.onnx", "tokenizer.json", "decoder.onnx"])
+def test_missing_file(plan_copy, name):
+    (plan_copy / name).unlink()
+    assert refused(plan_copy).startswith(f"{name}: missing in")
+
+
+def test_truncated_file(plan_copy):
+    content = (plan_copy / "step.onnx").read_bytes()
+    (plan_copy / "step.onnx").write_bytes(content[:-1])
+    expected = f"step.onnx: size_bytes: got {len(content) - 1}, expected {len(content)}; copy"
+    assert refused(plan_copy).startswith(expected)
+
+
+def test_altered_file(plan_copy):
+    content = bytearray((plan_copy / "step.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (plan_copy / "step.onnx").write_bytes(content)
+    assert refused(plan_copy).startswith("step.onnx: sha256: got ")
+
+
+@pytest.mark.parametrize(
+    "name", ["../step.onnx", "/etc/passwd", "sub/step.onnx", "..", "", ".hidden", "a\\b.onnx", "step.onnx\n"]
+)
+def test_path_outside_the_plan(plan_copy, name):
+    edit(plan_copy, lambda values: values["engines"]["step"].update(file=name))
+    message = refused(plan_copy)
+    assert message.startswith("manifest.json: engines.step.file: got ") and "bare file name" in message
+
+
+@pytest.mark.parametrize("name", ["../step.onnx", "/etc/passwd", "."])
+def test_listed_file_outside_the_plan(plan_copy, name):
+    edit(plan_copy, lambda values: values["files"].update({name: values["files"]["step.onnx"]}))
+    message = refused(plan_copy)
+    assert message.startswith(f"manifest.json: files.{name}: got ") and "bare file name" in message
+
+
+def test_newer_schema_version(plan_copy):
+    edit(plan_copy, lambda values: values.update(schema_version=2, novelty=1))
+    assert refused(plan_copy).startswith("manifest.json: schema_version: got 2, expected at most 1; upgrade videossm")
+
+
+UNKNOWN_FIELDS = {
+    "colour": lambda values: values.update(colour=1),
+    "stream.colour": lambda values: values["stream"].update(colour=1),
+    "engines.upscaler": lambda values: values["engines"].update(upscaler=values["engines"]["step"]),
+    "window.0.colour": lambda values: values["window"][0].update(colour=1),
+    "files.step.onnx.colour": lambda values: values["files"]["step.onnx"].update(colour=1),
+}
+
+
+@pytest.mark.parametrize(("field", "change"), UNKNOWN_FIELDS.items(), ids=UNKNOWN_FIELDS.keys())
+def test_unknown_field(plan_copy, field, change):
+    edit(plan_copy, change)
+    assert refused(plan_copy).startswith(f"manifest.json: {field}: got an unknown field, expected only those")
+
+
+WRONG_VALUES = {
+    "schema_version": lambda values: values.update(schema_version="one"),
+    "stream.fps": lambda values: values["stream"].update(fps=-8),
+    "stream.batch": lambda values: values["stream"].update(batch="2"),
+    "stream.rope_frame": lambda values: values["stream"].update(rope_frame="chunk"),
+    "sampler.kind": lambda values: values["sampler"].update(kind="ddim"),
+    "sampler.sigmas": lambda values: values["sampler"].update(sigmas=[]),
+    "engines.step": lambda values: values["engines"].pop("step"),
+    "engines.step.inputs.0.dtype": lambda values: values["engines"]["step"]["inputs"][0].update(dtype="float31"),
+    "engines.step.inputs.0.shape.1": lambda values: values["engines"]["step"]["inputs"][0].update(shape=[1, -1]),
+    "files.step.onnx.sha256": lambda values: values["files"]["step.onnx"].update(sha256="0"),
+    "versions": lambda values: values.pop("versions"),
+}
+
+
+@pytest.mark.parametrize(("field", "change"), WRONG_VALUES.items(), ids=WRONG_VALUES.keys())
+def test_wrong_or_missing_value(plan_copy, field, change):
+    edit(plan_copy, change)
+    assert refused(plan_copy).startswith(f"manifest.json: {field}: got ")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema_version": NaN}'])
+def test_manifest_that_is_no_manifest(plan_copy, content):
+    (plan_copy / "manifest.json").write_bytes(content)
+    assert refused(plan_copy).startswith("manifest.json: ")
+
+
+def test_write_manifest_lists_every_file(plan_copy):
+    values = json.loads((plan_copy / "manifest.json").read_text())
+    files = values.pop("files")
+    (plan_copy / "manifest.json").unlink()
+    (plan_copy / "report.json").write_text("{}")
+    write_manifest(plan_copy, values)
+    manifest = Plan.open(plan_copy).manifest
+    assert set(manifest.files) == {*files, "report.json"}
+    assert manifest.files["report.json"].size_bytes == 2
+
+
+def test_write_manifest_writes_nothing_that_could_not_be_opened(plan_copy):
+    values = json.loads((plan_copy / "manifest.json").read_text())
+    (plan_copy / "manifest.json").unlink()
+    with pytest.raises(PlanError, match=r"manifest\.json: stream\.fps: got -1"):
+        write_manifest(plan_copy, {**values, "stream": {**values["stream"], "fps": -1.0}})
+    assert not (plan_copy / "manifest.json").exists()

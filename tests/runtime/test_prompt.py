@@ -1,0 +1,81 @@
+"""Prompts that the tokenizer can express, and those that it cannot."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from videossm.runtime import PlanError, PromptError
+from videossm.runtime.prompt import PromptTokenizer
+
+
+@pytest.fixture
+def tokenizer(tiny_plan):
+    return PromptTokenizer(tiny_plan.tokenizer_file, 5)
+
+
+def test_ids_and_mask_are_padded_to_the_length(tokenizer):
+    ids, mask = tokenizer.encode(["a red circle", "blue"])
+    assert ids.tolist() == [[2, 3, 6, 0, 0], [5, 0, 0, 0, 0]]
+    assert mask.tolist() == [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]
+
+
+def test_words_in_any_case(tokenizer):
+    assert tokenizer.encode(["A RED Circle"])[0].tolist() == tokenizer.encode(["a red circle"])[0].tolist()
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "\n"])
+def test_empty_prompt(tokenizer, prompt):
+    with pytest.raises(PromptError, match=r"^prompt: got an empty text, expected words"):
+        tokenizer.encode([prompt])
+
+
+@pytest.mark.parametrize("word", ["pink", "Pink!", "[UNK]", "[PAD]", "rouge\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_unknown_word_is_named_with_what_is_known(tokenizer, word):
+    with pytest.raises(PromptError) as caught:
+        tokenizer.encode([f"a {word} circle"])
+    message = str(caught.value)
+    assert f"unknown word '{word[:4]}" in message, "the first word that is unknown, as it was typed"
+    assert "a red green blue circle square moves left right" in message, "what is known, in the order of ids"
+    assert "[PAD]" not in message.split("among")[1], "special tokens are no words"
+
+
+def test_too_long(tokenizer):
+    with pytest.raises(PromptError, match="got 6 tokens, expected at most 5"):
+        tokenizer.encode(["a red circle moves left left"])
+
+
+def test_open_vocabulary_knows_every_word(tmp_path):
+    """Byte-pair and unigram tokenizers fall back on pieces: nothing is unknown there."""
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "r": 2, "e": 3, "d": 4, "re": 5}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("r", "e")], unk_token="[UNK]"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    ids, _ = PromptTokenizer(tmp_path / "tokenizer.json", 5).encode(["redx"])
+    assert ids.tolist() == [[5, 4, 1, 0, 0]]
+
+
+def test_padding_of_the_tokenizer_itself(tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"</s>": 0, "red": 1, "<unk>": 2}, unk_token="<unk>"))
+    tokenizer.enable_padding(pad_id=7, pad_token="</s>")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert PromptTokenizer(tmp_path / "tokenizer.json", 3).encode(["red"])[0].tolist() == [[1, 7, 7]]
+
+
+def test_unknown_word_of_another_unknown_token(tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "red": 1, "<unk>": 2}, unk_token="<unk>"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(PromptError, match="unknown word 'blue', expected words among: red;"):
+        PromptTokenizer(tmp_path / "tokenizer.json", 3).encode(["blue"])
+
+
+@pytest.mark.parametrize("content", ["", "{}", "no json"])
+def test_no_tokenizer(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(PlanError, match=r"^tokenizer\.json: got no tokenizer"):
+        PromptTokenizer(tmp_path / "tokenizer.json", 5)
+
+
+def test_tokenizer_without_padding(tmp_path):
+    Tokenizer(models.WordLevel({"red": 0}, unk_token="red")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(PlanError, match=r"no padding and no \[PAD\] token"):
+        PromptTokenizer(tmp_path / "tokenizer.json", 5)

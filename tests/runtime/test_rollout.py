@@ -1,0 +1,249 @@
+"""The rollout against its NumPy twin, and what must not change a frame: save, resume, fork, cancel."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from videossm.runtime import BackendError, PromptError, Rollout, UserError
+from videossm.runtime.cli.measure import resident_bytes
+
+RED, GREEN = "a red circle moves left", "a green square"
+CHUNKS = 9  # the window of three rolls several times
+
+KINDS = {
+    "euler": {},
+    "renoise": {"sampler": "renoise"},
+    "one-step": {"sigmas": (1.0,)},
+    "batch-2": {"batch": 2},
+    "batch-2-renoise": {"batch": 2, "sampler": "renoise"},
+    "absolute": {"rope_frame": "absolute"},
+    "no-memory": {"memory": False},
+    "no-sink": {"sink_frames": 0},
+    "chunks-of-2": {"chunk_frames": 2, "window_frames": 8, "sink_frames": 4},
+    "window-of-one": {"window_frames": 3, "sink_frames": 0},
+}
+
+
+def frames_of(rollout, count):
+    return [chunk.frames for chunk in itertools.islice(rollout, count)]
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_rollout_equals_its_numpy_twin(build_plan, build_twin, kind):
+    """Past the window, over two prompt switches: one before the ring rolls, one after."""
+    batch = kind.get("batch", 1)
+    seeds = [11, 2**63 + 5][:batch]
+    prompts = {0: [RED, GREEN][:batch], 2: [GREEN, RED][:batch], 6: [RED, RED][:batch]}
+    rollout = Rollout(build_plan(**kind), prompts[0], seeds)
+    twin = build_twin(prompts[0], seeds, **kind)
+    for index in range(CHUNKS):
+        if index in prompts and index:
+            rollout.set_prompt(prompts[index])
+            twin.set_prompts(prompts[index])
+        chunk = next(rollout)
+        expected = twin.next()
+        assert chunk.index == index, "chunks are numbered from 0"
+        got = chunk.frames if batch > 1 else chunk.frames[None]
+        difference = np.abs(got.astype(int) - expected).max()
+        assert difference <= 1, f"chunk {index} differs by {difference} of 255"
+    state = {name: buffer.read() for name, buffer in rollout._passes.state().items()}
+    for layer in range(2 if kind.get("memory", True) else 0):
+        np.testing.assert_allclose(state[f"memory/memory.{layer}"], twin.memory[layer], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(state["cache/cache.0"], twin.cache, rtol=1e-4, atol=1e-4)
+
+
+def test_every_input_matters(build_plan):
+    """The twin test proves nothing if the tiny engines ignore what they are fed."""
+    first = frames_of(Rollout(build_plan(), RED, 1), CHUNKS)
+    for other in (Rollout(build_plan(), GREEN, 1), Rollout(build_plan(), RED, 2)):
+        assert not np.array_equal(first[0], next(other).frames), "prompt and seed change the first chunk"
+    for changes in ({"memory": False}, {"sink_frames": 0}, {"rope_frame": "absolute"}):
+        other = frames_of(Rollout(build_plan(**changes), RED, 1), CHUNKS)
+        assert np.array_equal(first[2], other[2]), f"{changes} changes nothing before the window rolls"
+        assert not np.array_equal(first[-1], other[-1]), f"{changes} changes later chunks"
+
+
+def test_frames_are_the_callers_to_keep(tiny_plan):
+    rollout = Rollout(tiny_plan, RED)
+    first = next(rollout)
+    kept = first.frames.copy()
+    next(rollout)
+    assert np.array_equal(first.frames, kept)
+
+
+def test_same_seed_and_prompts_same_frames(tiny_plan):
+    one, other = (frames_of(Rollout(tiny_plan, RED, seed=5), CHUNKS) for _ in range(2))
+    assert all(map(np.array_equal, one, other))
+
+
+def test_a_batch_slot_equals_a_rollout_of_its_own(build_plan):
+    """The noise of a slot is that of its seed, wherever it lies; sums may round otherwise."""
+    both = Rollout(build_plan(batch=2), [RED, GREEN], [3, 4])
+    alone = [Rollout(build_plan(), RED, 3), Rollout(build_plan(), GREEN, 4)]
+    for _ in range(CHUNKS):
+        frames = next(both).frames
+        for slot, rollout in enumerate(alone):
+            difference = np.abs(frames[slot].astype(int) - next(rollout).frames).max()
+            assert difference <= 1, f"slot {slot} differs by {difference} of 255"
+
+
+def test_a_single_seed_counts_up_over_the_batch(build_plan):
+    assert Rollout(build_plan(batch=2), [RED, RED], 7).seeds == [7, 8]
+
+
+@pytest.mark.parametrize("kind", [{}, {"batch": 2, "sampler": "renoise"}], ids=["euler", "batch-2-renoise"])
+@pytest.mark.parametrize("stop", range(CHUNKS))
+def test_resume_is_bit_identical_after_any_chunk(build_plan, tmp_path, kind, stop):
+    """With a prompt switch on the way, and one that is set but not yet in force when the state is written."""
+    plan, batch = build_plan(**kind), kind.get("batch", 1)
+    switches = {3: [GREEN] * batch, 6: [RED] * batch}
+
+    def rolled(rollout, start, end):
+        frames = []
+        for index in range(start, end):
+            if index in switches:
+                rollout.set_prompt(switches[index])
+            frames.append(next(rollout).frames)
+        return frames
+
+    expected = rolled(Rollout(plan, [RED] * batch, 1), 0, CHUNKS + 2)
+    stopped = Rollout(plan, [RED] * batch, 1)
+    rolled(stopped, 0, stop)
+    if stop in switches:
+        stopped.set_prompt(switches.pop(stop))
+    stopped.save(tmp_path / "state.safetensors")
+    resumed = Rollout.resume(plan, tmp_path / "state.safetensors")
+    assert resumed.next_index == stop and resumed.prompts == stopped.prompts
+    for index, frames in enumerate(rolled(resumed, stop, CHUNKS + 2), stop):
+        assert np.array_equal(frames, expected[index]), f"chunk {index} after a resume at {stop}"
+
+
+def test_a_resumed_rollout_saves_the_same_tensors(tiny_plan, tmp_path):
+    rollout = Rollout(tiny_plan, RED)
+    frames_of(rollout, 5)
+    rollout.save(tmp_path / "one.safetensors")
+    Rollout.resume(tiny_plan, tmp_path / "one.safetensors").save(tmp_path / "other.safetensors")
+    one, other = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "other.safetensors")
+    assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_fork_goes_on_alike_and_apart(tiny_plan):
+    expected = frames_of(Rollout(tiny_plan, RED), CHUNKS)
+    rollout = Rollout(tiny_plan, RED)
+    frames_of(rollout, 5)
+    fork = rollout.fork()
+    other = rollout.fork()
+    other.set_prompt(GREEN)
+    assert not np.array_equal(next(other).frames, expected[5]), "a fork takes its own prompt"
+    other.cancel()
+    for index in range(5, CHUNKS):
+        assert np.array_equal(next(fork).frames, expected[index]), f"chunk {index} of the fork"
+        assert np.array_equal(next(rollout).frames, expected[index]), f"chunk {index} of the forked"
+
+
+def test_the_same_prompt_again_changes_nothing(tiny_plan):
+    expected = frames_of(Rollout(tiny_plan, RED), CHUNKS)
+    rollout = Rollout(tiny_plan, RED)
+    first = frames_of(rollout, 5)
+    rollout.set_prompt(RED)
+    assert all(map(np.array_equal, first + frames_of(rollout, CHUNKS - 5), expected))
+
+
+class CancelAfter:
+    """Stands in for the `_passes` of a rollout and cancels it within the chunk, before step `step`."""
+
+    def __init__(self, rollout, step):
+        self._rollout, self._step, self._inner = rollout, step, rollout._passes
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def denoise(self, step):
+        self._inner.denoise(step)
+        if step == self._step:
+            self._rollout.cancel()
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_cancel_between_steps_corrupts_nothing(tiny_plan, step):
+    expected = frames_of(Rollout(tiny_plan, RED), CHUNKS)
+    rollout = Rollout(tiny_plan, RED)
+    frames = frames_of(rollout, 5)
+    inner = rollout._passes
+    rollout._passes = CancelAfter(rollout, step)
+    assert list(rollout) == [], "the iteration ends"
+    rollout._passes = inner
+    assert rollout.next_index == 5, "the chunk does not count"
+    assert all(map(np.array_equal, frames + frames_of(rollout, CHUNKS - 5), expected))
+
+
+def test_cancel_from_another_thread(tiny_plan):
+    rollout = Rollout(tiny_plan, RED)
+    timer = threading.Timer(0.1, rollout.cancel)
+    timer.start()
+    made = sum(1 for _ in rollout)
+    timer.join()
+    assert made == rollout.next_index > 0
+
+
+def test_cancel_before_the_first_chunk(tiny_plan):
+    rollout = Rollout(tiny_plan, RED)
+    rollout.cancel()
+    assert next(rollout, None) is None
+    assert next(rollout).index == 0, "a cancel ends one iteration"
+
+
+def test_timings_are_of_every_engine(tiny_plan):
+    rollout = Rollout(tiny_plan, RED)
+    frames_of(rollout, 5)
+    assert rollout.timings.keys() == {"text_encoder", "step", "memory", "decoder"}
+    assert all(seconds > 0 for seconds in rollout.timings.values())
+
+
+def test_chunks_say_when_they_start(tiny_plan):
+    assert [chunk.start_s for chunk in itertools.islice(Rollout(tiny_plan, RED), 3)] == [0, 0.375, 0.75]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to read resident memory")
+def test_resident_memory_does_not_grow(tiny_plan):
+    rollout = Rollout(tiny_plan, RED, threads=1)
+    frames_of(rollout, 100)
+    before = resident_bytes()
+    for _ in itertools.islice(rollout, 500):
+        pass
+    assert resident_bytes() - before < 1e6, "chunks 100 to 600 take no memory"
+
+
+BAD = {
+    "empty-prompt": ({"prompt": " "}, PromptError, "prompt: got an empty text"),
+    "unknown-word": ({"prompt": "a pink circle"}, PromptError, "prompt: got the unknown word 'pink'"),
+    "two-prompts": ({"prompt": [RED, RED]}, PromptError, "prompt: got 2, expected 1"),
+    "no-prompt": ({"prompt": []}, PromptError, "prompt: got 0, expected 1"),
+    "two-seeds": ({"seed": [1, 2]}, UserError, "seed: got 2, expected 1"),
+    "negative-seed": ({"seed": -1}, UserError, "seed: got -1, expected 0 or more"),
+    "large-seed": ({"seed": 2**64}, UserError, "seed: got 18446744073709551616, expected 0 or more and less"),
+    "device": ({"device": "tpu"}, BackendError, "device: got tpu, expected cpu or cuda:N"),
+    "threads": ({"threads": 0}, BackendError, "threads: got 0, expected 1 or more"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "kind", "start"), BAD.values(), ids=BAD.keys())
+def test_bad_input(tiny_plan, arguments, kind, start):
+    with pytest.raises(kind) as caught:
+        Rollout(tiny_plan, **{"prompt": RED, **arguments})
+    assert str(caught.value).startswith(start)
+
+
+def test_a_wrong_prompt_on_the_way_changes_nothing(tiny_plan):
+    expected = frames_of(Rollout(tiny_plan, RED), 5)
+    rollout = Rollout(tiny_plan, RED)
+    first = frames_of(rollout, 2)
+    with pytest.raises(PromptError, match="unknown word 'pink'"):
+        rollout.set_prompt("a pink circle")
+    assert all(map(np.array_equal, first + frames_of(rollout, 3), expected))

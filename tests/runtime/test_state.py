@@ -1,0 +1,137 @@
+"""State files: whole or not at all, and refused by the name of what differs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import struct
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from videossm.runtime import Plan, Rollout, StateError
+
+
+@pytest.fixture
+def state(tiny_plan, tmp_path):
+    """The file of a rollout after five chunks."""
+    rollout = Rollout(tiny_plan, "a red circle")
+    for _ in itertools.islice(rollout, 5):
+        pass
+    rollout.save(tmp_path / "state.safetensors")
+    return tmp_path / "state.safetensors"
+
+
+def metadata_of(path):
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length])["__metadata__"]
+
+
+def rewrite(path, change_metadata=lambda _: None, change_tensors=lambda _: None):
+    metadata, tensors = metadata_of(path), load_file(path)
+    change_metadata(metadata)
+    change_tensors(tensors)
+    save_file(tensors, path, metadata)
+
+
+def refused(plan, path):
+    with pytest.raises(StateError) as caught:
+        Rollout.resume(plan, path)
+    assert "\n" not in str(caught.value), "one line"
+    return str(caught.value)
+
+
+def test_metadata_says_what_it_is_of(tiny_plan, state):
+    metadata = metadata_of(state)
+    assert metadata["plan"] == tiny_plan.identity and metadata["plan_name"] == "tiny"
+    assert metadata["format_version"] == "1"
+    header = {"prompts": ["a red circle"], "next_prompts": None, "seeds": [0], "chunk": 5}
+    assert json.loads(metadata["rollout"]) == header
+
+
+def test_no_file(tiny_plan, tmp_path):
+    assert "which is no file" in refused(tiny_plan, tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, 0.999], ids=str)
+def test_truncated(tiny_plan, state, kept):
+    content = state.read_bytes()
+    state.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    assert "truncated or damaged" in refused(tiny_plan, state)
+
+
+def test_foreign_file(tiny_plan, state):
+    save_file({"weight": np.zeros(3)}, state)
+    assert "a safetensors file of something else" in refused(tiny_plan, state)
+
+
+def test_not_even_safetensors(tiny_plan, state):
+    state.write_text("a red circle moves left")
+    assert "truncated or damaged" in refused(tiny_plan, state)
+
+
+def test_other_plan(build_plan, tiny_plan, state):
+    other = build_plan("other", fps=12.0)
+    message = refused(other, state)
+    assert f"plan: got one of the plan 'tiny' ({tiny_plan.identity[:12]})" in message
+    assert f"expected one of 'other' ({other.identity[:12]})" in message
+
+
+def test_newer_format(tiny_plan, state):
+    rewrite(state, lambda metadata: metadata.update(format_version="2"))
+    assert "format_version: got 2, expected 1" in refused(tiny_plan, state)
+
+
+@pytest.mark.parametrize(
+    ("field", "broken"),
+    [
+        ("chunk", {"chunk": "5"}),
+        ("chunk", {"chunk": -1}),
+        ("seeds", {"seeds": 3}),
+        ("prompts", {"prompts": "red"}),
+        ("colour", {"colour": 1}),
+    ],
+    ids=str,
+)
+def test_broken_header(tiny_plan, state, field, broken):
+    def change(metadata):
+        metadata["rollout"] = json.dumps({**json.loads(metadata["rollout"]), **broken})
+
+    rewrite(state, change)
+    assert f"metadata: rollout.{field}: got " in refused(tiny_plan, state)
+
+
+def test_no_header(tiny_plan, state):
+    rewrite(state, lambda metadata: metadata.pop("rollout"))
+    assert "metadata: rollout: got ''" in refused(tiny_plan, state)
+
+
+def test_other_tensors(tiny_plan, state):
+    rewrite(state, change_tensors=lambda tensors: tensors.pop("memory/memory.1"))
+    assert "tensor memory/memory.1: got none" in refused(tiny_plan, state)
+    rewrite(state, change_tensors=lambda tensors: tensors.update({"memory/memory.1": np.zeros(3, np.float32)}))
+    assert "tensor memory/memory.1: got ((3,)" in refused(tiny_plan, state)
+
+
+def test_folder_that_does_not_exist(tiny_plan, tmp_path):
+    with pytest.raises(StateError, match=r"cannot write .*none/state"):
+        Rollout(tiny_plan, "red").save(tmp_path / "none" / "state.safetensors")
+
+
+def test_a_failed_write_leaves_the_old_file_whole(tiny_plan, state, full_disk):
+    old = state.read_bytes()
+    rollout = Rollout.resume(tiny_plan, state)
+    next(rollout)
+    with full_disk(1000), pytest.raises(StateError, match="cannot write"):
+        rollout.save(state)
+    assert state.read_bytes() == old
+    assert os.listdir(state.parent) == [state.name], "no temporary file is left"
+
+
+def test_a_copy_of_the_plan_is_the_same_plan(tiny_plan, state, tmp_path):
+    copy = Plan.open(shutil.copytree(tiny_plan.path, tmp_path / "elsewhere.plan"))
+    assert np.array_equal(next(Rollout.resume(copy, state)).frames, next(Rollout.resume(tiny_plan, state)).frames)

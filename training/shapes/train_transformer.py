@@ -1,0 +1,184 @@
+"""Trains the shapes transformer and its text encoder on encoded clips.
+
+    python training/shapes/train_transformer.py --data out/clips.pt --out out/transformer.pt --stage first --minutes 20
+    python training/shapes/train_transformer.py --data out/clips.pt --out out/transformer.pt --stage clips --minutes 90
+
+Stage `first` trains first chunks alone (cheap: no past), `clips` all chunks by teacher forcing. Each
+stage goes on from --out where it exists. Flow matching on x0, its error weighed as a velocity error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dataset import load
+from teacher_forcing import Layout, predict, predict_first
+from videossm.models import transformer
+from videossm.models.presets import shapes
+from videossm.models.text_encoder import TextEncoder
+from videossm.models.transformer import Transformer
+
+SHIFT = 3.0  # of the noise levels; equals the sampler's
+SIGMA_FLOOR = 0.1  # of the weight 1 / sigma^2
+CONTEXT_NOISE = 0.15  # largest noise level on context chunks, against drift
+LATE_STREAM = 0.5  # share of clips whose router believes to be deep in a long video
+SAVE_EVERY_S = 240
+
+
+class Generator(nn.Module):
+    """What is trained together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = shapes()
+        self.transformer = Transformer(config)
+        self.text_encoder = TextEncoder(config.text_encoder, config.transformer.text_len, config.transformer.text_dim)
+        for block in self.transformer.blocks:  # residual branches start closed
+            nn.init.zeros_(block.self_attn.o.weight)
+            nn.init.zeros_(block.cross_attn.o.weight)
+            nn.init.zeros_(block.ffn[2].weight)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
+    """`transformer.attend` spelled out: the fused operator's backward pass takes half of an iteration on a CPU."""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -1e4)
+    return (scores.float().softmax(-1).to(value.dtype) @ value).transpose(1, 2)
+
+
+def noise_levels(shape: tuple[int, ...]) -> Tensor:
+    """Uniform, warped as the sampler's."""
+    s = torch.rand(shape)
+    return SHIFT * s / (1 + (SHIFT - 1) * s)
+
+
+def flow_error(x0: Tensor, target: Tensor, sigma: Tensor) -> Tensor:
+    """Mean squared error of the flow that the prediction of x0 means."""
+    weight = sigma.clamp(min=SIGMA_FLOOR) ** -2
+    return ((x0 - target).square().flatten(sigma.dim()).mean(-1) * weight).mean()
+
+
+def first_loss(model: Generator, layout: Layout, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Loss of chunks [B, F, C, h, w] as first chunks."""
+    sigma = noise_levels(latents.shape[:1])
+    level = sigma[:, None, None, None, None]
+    noisy = (1 - level) * latents + level * torch.randn_like(latents)
+    x0 = predict_first(model.transformer, layout, noisy, sigma, model.text_encoder(ids, mask))
+    return flow_error(x0, latents, sigma)
+
+
+def clip_loss(model: Generator, layout: Layout, latents: Tensor, ids: Tensor, mask: Tensor, copies: int) -> Tensor:
+    """Loss of all chunks of clips [B, K, F, C, h, w], each in `copies` noisy copies."""
+    batch, chunks = latents.shape[:2]
+    sigma = noise_levels((copies, batch, chunks))
+    level = sigma[..., None, None, None, None]
+    noisy = (1 - level) * latents + level * torch.randn((copies, *latents.shape))
+    context_level = CONTEXT_NOISE * torch.rand(batch, 1, 1, 1, 1, 1) * (torch.rand(batch, 1, 1, 1, 1, 1) < 0.7)
+    context = (1 - context_level) * latents + context_level * torch.randn_like(latents)
+    evicted = torch.tensor(layout.evicted, dtype=torch.float32)
+    rho = evicted / torch.arange(chunks).clamp(min=1)
+    late = (torch.rand(batch, 1) < LATE_STREAM) * torch.rand(batch, 1)
+    rho = torch.where(evicted > 0, rho + (1 - rho) * late, rho)
+    text = model.text_encoder(ids, mask)
+    x0 = predict(model.transformer, layout, context, noisy, sigma, text, rho)
+    return flow_error(x0, latents.expand_as(x0), sigma)
+
+
+def batches(data: dict[str, Tensor], frames: int, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Endless random clips of `frames` frames, cut anywhere."""
+    clips, length = data["latents"].shape[:2]
+    while True:
+        rows = torch.randint(clips, (size,))
+        starts = torch.randint(length - frames + 1, (size,))
+        latents = torch.stack([data["latents"][r, s : s + frames] for r, s in zip(rows.tolist(), starts.tolist(), strict=True)])
+        yield latents.float(), data["ids"][rows], data["mask"][rows]
+
+
+def optimisers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for everything else."""
+    matrices = [p for n, p in model.named_parameters() if ".blocks." in n and p.ndim == 2 and min(p.shape) > 8]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    config = shapes()
+    model, data = Generator(), load(args.data)
+    average, step, elapsed_before = None, 0, 0.0
+    if args.out.exists():
+        saved = torch.load(args.out, weights_only=True)
+        model.load_state_dict(saved["model"])
+        average, step = saved["average"], saved["step"]
+    average = average or {n: p.detach().clone() for n, p in model.named_parameters()}
+    opts = optimisers(model, args.rate)
+    clips = args.stage == "clips"
+    layout = Layout(config.window, args.chunks if clips else 1)
+    frames = layout.chunks * layout.frames
+    source = batches(data, frames, args.batch)
+    transformer.attend = plain_attention
+    compute = torch.compile(clip_loss if clips else first_loss, dynamic=False)
+    start = saved_at = time.monotonic()
+    losses, first_step = [], step
+    while (done := (time.monotonic() - start + elapsed_before) / 60 / args.minutes) < 1:
+        warm, cool = min(1.0, (step - first_step + 1) / 40), min(1.0, (1 - done) / args.cool) if args.cool else 1.0
+        for opt in opts:
+            for group in opt.param_groups:
+                group["lr"] = args.rate * warm * cool
+        latents, ids, mask = next(source)
+        if clips:
+            latents = latents.unflatten(1, (layout.chunks, layout.frames))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = compute(model, layout, latents, ids, mask, *([args.copies] if clips else []))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt in opts:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        step += 1
+        weight = max(0.002, 1 / ((step - first_step) / 5 + 1)) if first_step == 0 else 0.002
+        with torch.no_grad():
+            parameters = dict(model.named_parameters())
+            torch._foreach_lerp_(list(average.values()), [parameters[n] for n in average], weight)
+        losses.append(loss.item())
+        if step % 20 == 0:
+            rate = (time.monotonic() - start) / (step - first_step)
+            print(f"{step} {done:.1%} loss {sum(losses) / len(losses):.4f} {rate:.2f} s/it", flush=True)
+            losses = []
+        if time.monotonic() - saved_at > SAVE_EVERY_S:
+            save(args.out, model, average, step)
+            saved_at = time.monotonic()
+    save(args.out, model, average, step)
+
+
+def save(path: Path, model: nn.Module, average: dict[str, Tensor], step: int) -> None:
+    temporary = path.with_suffix(".part")
+    torch.save({"model": model.state_dict(), "average": average, "step": step}, temporary)
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--stage", choices=["first", "clips"], required=True)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--chunks", type=int, default=7)
+    parser.add_argument("--copies", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--cool", type=float, default=0.0, help="share of the time over which the rate falls to 0")
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
