@@ -97,7 +97,9 @@ def _finished_folder(out: Path) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
-        raise PlanError(f"output: got {out.parent}, not writable ({error.strerror}), expected a writable folder") from None
+        raise PlanError(
+            f"output: got {out.parent}, not writable ({error.strerror}), expected a writable folder"
+        ) from None
     try:
         yield folder
         folder.chmod(0o755)  # mkdtemp makes it private

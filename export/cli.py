@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 
 import click
 
-from videossm.runtime.cli import Command, print_json, progress
+from videossm.runtime.cli import WRONG_INPUT, Command, print_json, progress
 from videossm.runtime.errors import BackendError, UserError
 
 LOWERINGS = ("contrib", "standard")
@@ -24,10 +25,13 @@ class ExportCommand(Command):
     user_errors: ClassVar[tuple[type[Exception], ...]] = (UserError,)
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        from videossm.export.lowering import LoweringError
-        from videossm.models.checkpoint import CheckpointError
-        from videossm.models.config import ConfigError
-
+        try:
+            from videossm.export.lowering import LoweringError
+            from videossm.models.checkpoint import CheckpointError
+            from videossm.models.config import ConfigError
+        except ModuleNotFoundError as error:
+            click.echo(f"export: got no {error.name}, expected it installed; pip install 'videossm[export]'", err=True)
+            sys.exit(WRONG_INPUT)
         type(self).user_errors = (UserError, CheckpointError, ConfigError, LoweringError)
         return super().main(*args, **extra)
 
@@ -160,7 +164,9 @@ def _verify(report: Report, out: Path, model: Any, chunks: int | None, quiet: bo
     for error in verify(plan, model, chunks or chunks_to_verify(plan)):
         report.chunk_errors.append(error.latent)
         if not quiet:
-            click.echo(f"chunk {error.index}: relative error {error.latent:.1e}, pixels differ by {error.pixels}", err=True)
+            click.echo(
+                f"chunk {error.index}: relative error {error.latent:.1e}, pixels differ by {error.pixels}", err=True
+            )
     report.seconds["verify"] = time.perf_counter() - started
     worst = max(report.chunk_errors)
     if not worst <= report.tolerance:

@@ -18,7 +18,7 @@ from videossm.models.step import Decode, MemoryUpdate, PromptEncoder, Step
 
 @dataclass
 class EngineSpec:
-    """One graph to trace."""
+    """One graph to trace. Its example inputs are never read, so they are left empty: pages of them cost no memory."""
 
     name: str
     module: nn.Module
@@ -49,9 +49,7 @@ def wiring(config: ModelConfig) -> dict[str, Any]:
             for kind in kinds
         ],
         "memory": [
-            {"read": f"past.{i}.memory", "past": f"memory.{i}", "present": f"memory_next.{i}"}
-            for i in layers
-            if memory
+            {"read": f"past.{i}.memory", "past": f"memory.{i}", "present": f"memory_next.{i}"} for i in layers if memory
         ],
         "prompt": _of_layers(config, "prompt"),
         "caches": [{"past": f"cache.{i}", "present": f"cache_next.{i}"} for i in range(config.autoencoder.depth)],
@@ -76,7 +74,7 @@ def _text_encoder(model: VideoModel) -> EngineSpec:
 
 def _step(model: VideoModel) -> EngineSpec:
     config, transformer = model.config, model.config.transformer
-    latent, noise = torch.zeros(config.latent_shape), torch.zeros(config.latent_shape)
+    latent, noise = torch.empty(config.latent_shape), torch.empty(config.latent_shape)
     window, memory, renoise = config.window, transformer.memory, config.sampler.kind == "renoise"
     kinds = ("key", "value", "decay", "beta") if memory else ("key", "value")
     inputs = (
@@ -93,7 +91,7 @@ def _step(model: VideoModel) -> EngineSpec:
     )
     names = ["latent", "sigma", "sigma_next", "slot_position", "frame_position"]
     names += _of_layers(config, "prompt") + _of_layers(config, "past")
-    names += _of_layers(config, "past", ("memory",)) + ["rho"] if memory else []
+    names += [*_of_layers(config, "past", ("memory",)), "rho"] if memory else []
     names += ["noise"] if renoise else []
     return EngineSpec(
         "step", Step(model.transformer, config), inputs, names, ["latent_next", *_of_layers(config, "present", kinds)]
@@ -127,7 +125,7 @@ def _decoder(model: VideoModel) -> EngineSpec:
     return EngineSpec(
         "decoder",
         Decode(decoder),
-        (torch.zeros(config.latent_shape), caches),
+        (torch.empty(config.latent_shape), caches),
         ["latents", *(f"cache.{i}" for i in range(len(caches)))],
         ["frames", *(f"cache_next.{i}" for i in range(len(caches)))],
     )
@@ -135,15 +133,15 @@ def _decoder(model: VideoModel) -> EngineSpec:
 
 def _heads(config: ModelConfig, tokens: int) -> Tensor:
     """An example of keys or values [B, tokens, H, d]."""
-    return torch.zeros(config.batch, tokens, config.transformer.heads, config.transformer.head_dim)
+    return torch.empty(config.batch, tokens, config.transformer.heads, config.transformer.head_dim)
 
 
 def _gate(config: ModelConfig) -> Tensor:
     """An example of a chunk's decay or beta [B, T, H]."""
-    return torch.zeros(config.batch, config.chunk_tokens, config.transformer.heads)
+    return torch.empty(config.batch, config.chunk_tokens, config.transformer.heads)
 
 
 def _square(config: ModelConfig) -> Tensor:
     """An example of a memory [B, H, d, d]."""
     dim = config.transformer.head_dim
-    return torch.zeros(config.batch, config.transformer.heads, dim, dim)
+    return torch.empty(config.batch, config.transformer.heads, dim, dim)

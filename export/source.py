@@ -62,11 +62,12 @@ def _tokenizer(checkpoint: Path, config: ModelConfig) -> Tokenizer:
     file = checkpoint.with_name("tokenizer.json")
     try:
         tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else build_tokenizer()
-    except Exception as error:  # noqa: BLE001  (tokenizers raises bare Exception)
+    except Exception as error:  # what tokenizers raises
         raise CheckpointError(f"{file}: got no readable tokenizer ({error}), expected one; replace it") from None
     size, known = tokenizer.get_vocab_size(), config.text_encoder.vocab_size
     if size > known:
         raise ConfigError(
-            f"{file}: got {size} tokens, expected at most the text encoder's {known}; use the checkpoint's own tokenizer"
+            f"{file}: got {size} tokens, expected at most the text encoder's {known}; "
+            "use the checkpoint's own tokenizer"
         )
     return tokenizer

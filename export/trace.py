@@ -37,6 +37,7 @@ def trace(spec: EngineSpec, folder: Path, lowering: str, opset: int) -> dict[str
             optimize=True,
             verbose=False,
         )
+    assert program is not None  # None is what dynamo=False returns
     path = folder / f"{spec.name}.onnx"
     weight_bytes = sum(p.numel() * p.element_size() for p in spec.module.parameters())
     program.save(str(path), external_data=weight_bytes > INLINE_BYTES)

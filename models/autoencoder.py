@@ -67,6 +67,9 @@ class Decoder(nn.Module):
     (latent - mean) / std.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: AutoencoderConfig, latent_channels: int) -> None:
         super().__init__()
         self.config = config

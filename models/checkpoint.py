@@ -34,7 +34,9 @@ def read_config(path: Path) -> ModelConfig:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: got no readable safetensors file ({error}), expected a checkpoint; check the path") from None
+        raise CheckpointError(
+            f"{path}: got no readable safetensors file ({error}), expected a checkpoint; check the path"
+        ) from None
     if CONFIG_KEY not in metadata:
         raise CheckpointError(
             f"{path}: got no metadata {CONFIG_KEY!r}, expected the model's config there; save it with save_checkpoint"
@@ -52,7 +54,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """
     wanted = module.state_dict()  # references, not copies
     with safe_open(path, "pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no dict)
         _check_keys(path, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, shapes)
         for name, target in wanted.items():
             tensor: Tensor = file.get_tensor(name)

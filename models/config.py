@@ -223,7 +223,8 @@ def validate(config: ModelConfig) -> None:
     need(window.rope_frame in ("window", "absolute"), "rope_frame", window.rope_frame, "window or absolute")
     need(sampler.kind in ("euler", "renoise"), "sampler.kind", sampler.kind, "euler or renoise")
     falling = all(a > b for a, b in zip(sampler.sigmas, (*sampler.sigmas[1:], 0.0), strict=True))
-    need(bool(sampler.sigmas) and sampler.sigmas[0] == 1 and falling, "sampler.sigmas", sampler.sigmas, "falling from 1")
+    from_one = bool(sampler.sigmas) and sampler.sigmas[0] == 1
+    need(from_one and falling, "sampler.sigmas", sampler.sigmas, "falling from 1")
     need(
         transformer.text_dim % config.text_encoder.heads == 0,
         "text_encoder.heads",

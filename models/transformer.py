@@ -7,6 +7,7 @@ stands under `blocks.i.memory`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,6 +142,11 @@ class Head(nn.Module):
 class Transformer(nn.Module):
     """All blocks with their embeddings; `models.step` runs it on one chunk, training on many at once."""
 
+    blocks: Sequence[Block]
+    time_frequencies: Tensor
+    rope_time: Tensor
+    rope_space: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config.transformer
@@ -150,7 +156,7 @@ class Transformer(nn.Module):
         self.text_embedding = nn.Sequential(nn.Linear(c.text_dim, c.dim), nn.GELU("tanh"), nn.Linear(c.dim, c.dim))
         self.time_embedding = nn.Sequential(nn.Linear(c.freq_dim, c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))
-        self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))  # type: ignore[assignment]  # hides what it holds
         self.head = Head(c)
         frequencies = 10_000.0 ** (-torch.arange(c.freq_dim // 2, dtype=torch.float64) / (c.freq_dim // 2))
         self.register_buffer("time_frequencies", frequencies.float(), persistent=False)

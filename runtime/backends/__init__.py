@@ -64,7 +64,7 @@ class Backend(Protocol):
 
 
 def open_backend(name: str, device: str = "cpu", threads: int | None = None) -> Backend:
-    """The backend that a manifest names, on `cpu` or `cuda:N`. `threads` of a CPU: None is one a physical core.
+    """The backend that a manifest names, on `cpu` or `cuda:N`. `threads` of a CPU; None for one a physical core.
 
     Raises BackendError: unknown, not installed, or without the device.
     """

@@ -112,8 +112,10 @@ class OnnxRuntimeBackend:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
         options.log_severity_level = 3
-        # The engines run in turn, each with threads of its own: those that wait must not burn the cores.
+        # Each engine has threads of its own and they run in turn: those that wait must not burn the cores.
+        # By default two spinning threads took 95 ms for what takes 50 so (and 165 beside another busy process).
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
         return options
 
 

@@ -23,7 +23,7 @@ from videossm.runtime.rollout import Rollout
 )
 @click.option("--prompt", help="The tokenizer's first word if not given.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
-@click.option("--threads", type=int, help="Threads of the CPU; one a physical core if not given.")
+@click.option("--threads", type=int, help="Of the CPU; one a core if not given, or a single one for a small plan.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def bench(plan: str, chunks: int, prompt: str | None, device: str, threads: int | None, as_json: bool) -> None:
     """Times the rollout of PLAN in its steady state: the window full, the memory in use."""
@@ -80,3 +80,7 @@ def _table(result: dict[str, Any]) -> str:
         ("resident", f"{result['resident_bytes'] / 1e6:.0f} MB, grew {result['resident_growth_bytes'] / 1e6:.2f} MB"),
     ]
     return "\n".join(f"{name:<18}{value}" for name, value in rows)
+
+
+if __name__ == "__main__":
+    bench()

@@ -82,3 +82,7 @@ def _size(size_bytes: int) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB"
+
+
+if __name__ == "__main__":
+    inspect()

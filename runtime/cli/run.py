@@ -64,7 +64,7 @@ class Report:
 @click.option("--save-state", metavar="FILE", help="Written after every chunk, whole or not at all.")
 @click.option("--resume", metavar="FILE", help="Goes on from a saved state; --seconds or --chunks are what is added.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
-@click.option("--threads", type=int, help="Threads of the CPU; one a physical core if not given.")
+@click.option("--threads", type=int, help="Of the CPU; one a core if not given, or a single one for a small plan.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @click.pass_context
 def run(
@@ -239,3 +239,7 @@ def _summary(report: Report) -> str:
     speed = f", {report.ms_per_chunk:.1f} ms a chunk, {report.realtime_factor:.1f}x real time" if report.chunks else ""
     ended = "interrupted: " if report.interrupted else ""
     return f"{ended}{where}: {report.frames} frames, {report.seconds:g} s of video{speed}"
+
+
+if __name__ == "__main__":
+    run()

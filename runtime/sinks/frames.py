@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,6 +53,8 @@ class PngSink:
             try:
                 path.write_bytes(content)
             except OSError as error:
+                with contextlib.suppress(OSError):
+                    path.unlink()  # half a picture
                 raise write_error(path, error) from error
             self.files.append(str(path))
             self._number += 1

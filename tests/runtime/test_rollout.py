@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file
 
 from videossm.runtime import BackendError, PromptError, Rollout, UserError
 from videossm.runtime.cli.measure import resident_bytes
+from videossm.runtime.manifest import File
 
 RED, GREEN = "a red circle moves left", "a green square"
 CHUNKS = 9  # the window of three rolls several times
@@ -247,3 +249,21 @@ def test_a_wrong_prompt_on_the_way_changes_nothing(tiny_plan):
     with pytest.raises(PromptError, match="unknown word 'pink'"):
         rollout.set_prompt("a pink circle")
     assert all(map(np.array_equal, first + frames_of(rollout, 3), expected))
+
+
+@pytest.mark.parametrize(("size_bytes", "threads"), [(10**6, 1), (10**9, None)], ids=["small", "large"])
+def test_a_small_plan_gets_one_thread(tiny_plan, monkeypatch, size_bytes, threads):
+    """Unless the caller says otherwise."""
+    asked = []
+
+    def open_backend(name, device, threads):
+        asked.append(threads)
+        raise BackendError("enough")
+
+    monkeypatch.setattr("videossm.runtime.rollout.open_backend", open_backend)
+    files = {"step.onnx": File(sha256="0" * 64, size_bytes=size_bytes)}
+    plan = dataclasses.replace(tiny_plan, manifest=tiny_plan.manifest.model_copy(update={"files": files}))
+    for given in (None, 3):
+        with pytest.raises(BackendError, match="enough"):
+            Rollout(plan, RED, threads=given)
+    assert asked == [threads, 3]

@@ -132,6 +132,17 @@ def test_a_failed_write_leaves_the_old_file_whole(tiny_plan, state, full_disk):
     assert os.listdir(state.parent) == [state.name], "no temporary file is left"
 
 
+def test_nothing_but_a_rename_touches_the_file(tiny_plan, state, monkeypatch):
+    def fail(source, target):
+        raise OSError(5, "Input/output error")
+
+    old = state.read_bytes()
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(StateError, match=r"cannot write .* \(Input/output error\)"):
+        Rollout.resume(tiny_plan, state).save(state)
+    assert state.read_bytes() == old and os.listdir(state.parent) == [state.name]
+
+
 def test_a_copy_of_the_plan_is_the_same_plan(tiny_plan, state, tmp_path):
     copy = Plan.open(shutil.copytree(tiny_plan.path, tmp_path / "elsewhere.plan"))
     assert np.array_equal(next(Rollout.resume(copy, state)).frames, next(Rollout.resume(tiny_plan, state)).frames)

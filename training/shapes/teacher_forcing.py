@@ -22,13 +22,16 @@ class Layout:
         frames = window.chunk_frames
         sink, keep = window.sink_frames // frames, window.window_frames // frames
         self.chunks, self.frames, self.sink, self.keep = chunks, frames, sink, keep
-        visible_chunks = [list(range(i)) if i <= keep else [*range(sink), *range(i - keep + sink, i)] for i in range(chunks)]
+        visible_chunks = [
+            list(range(i)) if i <= keep else [*range(sink), *range(i - keep + sink, i)] for i in range(chunks)
+        ]
         slots = min(keep, chunks - 1)
         self.index = torch.tensor([seen + [0] * (slots - len(seen)) for seen in visible_chunks]).reshape(chunks, slots)
-        filled = torch.tensor([[slot < len(seen) for slot in range(slots)] for seen in visible_chunks]).reshape(chunks, slots)
-        self.filled = filled.repeat_interleave(frames, 1)  # [chunks, slots * frames]
+        filled = torch.tensor([[slot < len(seen) for slot in range(slots)] for seen in visible_chunks])
+        self.filled = filled.reshape(chunks, slots).repeat_interleave(frames, 1)  # [chunks, slots * frames]
         self.past_position = torch.arange(slots * frames)
-        self.chunk_position = torch.tensor([len(seen) * frames for seen in visible_chunks])[:, None] + torch.arange(frames)
+        past_frames = torch.tensor([len(seen) * frames for seen in visible_chunks])
+        self.chunk_position = past_frames[:, None] + torch.arange(frames)
         self.evicted = [max(0, i - keep) for i in range(chunks)]  # chunks in the memory when chunk i is made
 
 
@@ -38,7 +41,8 @@ def memory_states(projection: Projection, layout: Layout, batch: int) -> Tensor:
     heads, dim = projection.key.shape[-2:]
     state = projection.key.new_zeros((batch, heads, dim, dim), dtype=torch.float32)
     states, done = [], 0
-    parts = [x.float().unflatten(0, (batch, -1)) for x in (projection.key, projection.value, projection.decay, projection.beta)]
+    inputs = (projection.key, projection.value, projection.decay, projection.beta)
+    parts = [x.float().unflatten(0, (batch, -1)) for x in inputs]
     for evicted in layout.evicted:
         if evicted > done:
             key, value, decay, beta = (part[:, layout.sink + done] for part in parts)
@@ -49,7 +53,9 @@ def memory_states(projection: Projection, layout: Layout, batch: int) -> Tensor:
     return torch.stack(states, 1).flatten(0, 1)
 
 
-def predict(model: Transformer, layout: Layout, clean: Tensor, noisy: Tensor, sigma: Tensor, text: Tensor, rho: Tensor) -> Tensor:
+def predict(
+    model: Transformer, layout: Layout, clean: Tensor, noisy: Tensor, sigma: Tensor, text: Tensor, rho: Tensor
+) -> Tensor:
     """The head's prediction for the noisy copies.
 
     Args:
@@ -76,7 +82,7 @@ def predict(model: Transformer, layout: Layout, clean: Tensor, noisy: Tensor, si
     rho = rho.flatten().clamp(RHO_MIN, 1).repeat(copies + 1)
     for block, prompt in zip(model.blocks, prompts, strict=True):
         projection = block.project(x, modulation)
-        context = Projection(*(None if p is None else p[:rows] for p in vars(projection).values()))
+        context = Projection(*(part[:rows] for part in vars(projection).values()))
         key, value = (
             part.unflatten(0, (batch, chunks))[:, layout.index].flatten(2, 3).flatten(0, 1).repeat(copies + 1, 1, 1, 1)
             for part in (context.key, context.value)

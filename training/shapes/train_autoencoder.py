@@ -31,7 +31,8 @@ def train(out: Path, minutes: float, batch: int = 12, frames: int = 6) -> None:
     config = shapes()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    model = Autoencoder(config.autoencoder, config.transformer.latent_channels).to(memory_format=torch.channels_last)
+    model = Autoencoder(config.autoencoder, config.transformer.latent_channels)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     start, step = time.monotonic(), 0
     while (done := (time.monotonic() - start) / 60 / minutes) < 1:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset import load
+from muon import BatchedMuon
 from teacher_forcing import Layout, predict, predict_first
 from videossm.models import transformer
 from videossm.models.presets import shapes
@@ -42,7 +43,7 @@ class Generator(nn.Module):
         for block in self.transformer.blocks:  # residual branches start closed
             nn.init.zeros_(block.self_attn.o.weight)
             nn.init.zeros_(block.cross_attn.o.weight)
-            nn.init.zeros_(block.ffn[2].weight)
+            nn.init.zeros_(block.ffn.get_parameter("2.weight"))
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -98,7 +99,8 @@ def batches(data: dict[str, Tensor], frames: int, size: int) -> Iterator[tuple[T
     while True:
         rows = torch.randint(clips, (size,))
         starts = torch.randint(length - frames + 1, (size,))
-        latents = torch.stack([data["latents"][r, s : s + frames] for r, s in zip(rows.tolist(), starts.tolist(), strict=True)])
+        cuts = zip(rows.tolist(), starts.tolist(), strict=True)
+        latents = torch.stack([data["latents"][row, start : start + frames] for row, start in cuts])
         yield latents.float(), data["ids"][rows], data["mask"][rows]
 
 
@@ -108,7 +110,7 @@ def optimisers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        BatchedMuon(matrices, lr=rate),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
     ]
 

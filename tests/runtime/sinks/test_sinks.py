@@ -126,6 +126,7 @@ def test_full_disk_keeps_what_was_written(tmp_path, noisy, kind, full_disk):
     ):
         sink.write(noisy)
     sink.close()
+    assert len(sink.files) == len(list(tmp_path.iterdir())), "no half picture is left"
     back = read(sink.files)
     assert 5 <= len(back) < 40, "some frames, and no error when they are read"
 

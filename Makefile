@@ -1,0 +1,69 @@
+# `make demo` and `make test` need Python 3.10 or later; everything else goes to .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := models export runtime
+PROMPT := a red circle bounces on gray
+START := $(shell date +%s)
+# First in a recipe: says at its end, bad or good, how long make took, the installation included.
+TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
+# Python 3.10's last ONNX Runtime has no LinearAttention.
+LOWERING = $(shell $(BIN)/python -c 'import sys; print("contrib" if sys.version_info >= (3, 11) else "standard")')
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install demo test lint types bench wheel clean
+
+help:
+	@echo "make demo    a video of '$(PROMPT)' in out/demo.mp4"
+	@echo "make test    all tests that this machine can run"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   times a chunk against PyTorch: out/benchmarks.md and .json"
+	@echo "make wheel   dist/videossm-*.whl"
+	@echo "make clean   removes what make made, but for .venv"
+
+install: .venv/package.stamp
+
+.venv/requirements.stamp: requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("python: got %d.%d, expected 3.10 or later; \
+	pass PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "installing the pinned requirements into .venv: some minutes, once"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q -r requirements/dev.txt
+	@touch $@
+
+.venv/package.stamp: .venv/requirements.stamp setup.cfg pyproject.toml
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install
+	@$(TIMED); mkdir -p out; \
+	$(BIN)/videossm-export shapes -o out/engine.plan --lowering $(LOWERING); \
+	$(BIN)/videossm-run out/engine.plan --prompt "$(PROMPT)" --seconds 5 -o out/demo.mp4
+
+test: install
+	@$(TIMED); $(BIN)/pytest
+
+lint: install types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy cannot follow the editable install, which maps videossm.x to the folder x by an import hook;
+# in build/mypy the same folders lie under the names that they are imported by.
+types: install
+	@mkdir -p build/mypy/videossm
+	@for folder in $(PACKAGES); do ln -sfn ../../../$$folder build/mypy/videossm/$$folder; done
+	$(BIN)/mypy -p videossm
+	$(BIN)/mypy benchmarks examples training
+
+bench: install
+	@$(TIMED); mkdir -p out; \
+	$(BIN)/videossm-export shapes -o out/engine.plan --lowering $(LOWERING); \
+	$(BIN)/python benchmarks/bench.py out/engine.plan --out out/benchmarks.md --json out/benchmarks.json; \
+	cat out/benchmarks.md
+
+# What setuptools left in build/ would come back into the wheel, deleted modules included.
+wheel: install
+	rm -rf build/lib build/bdist.*
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
+
+clean:
+	rm -rf build dist out videossm.egg-info .mypy_cache .pytest_cache .ruff_cache

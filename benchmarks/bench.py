@@ -1,0 +1,151 @@
+"""What a chunk costs: `python benchmarks/bench.py engine.plan` (or `make bench`).
+
+Three rollouts of one model take turns, chunk by chunk: PyTorch eager, PyTorch with its step compiled, and
+the plan. Then the plan alone runs for 600 chunks, for growth of time and memory, and in a fresh process,
+for the time to the first frame. Writes a Markdown table and JSON with the date and the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from videossm.export.source import find_source
+from videossm.export.verify import reference_rollout, verification_prompt
+from videossm.models.model import VideoModel
+from videossm.models.rollout import ReferenceRollout
+from videossm.runtime import Plan, Rollout
+from videossm.runtime.cli.measure import resident_bytes
+
+EARLY, LATE = (20, 120), (500, 600)  # chunks whose times are compared
+RESIDENT_FROM = 100  # chunk at which resident memory is first read
+STARTS = 5  # fresh processes for the time to the first frame
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--checkpoint", default="shapes", help="preset or file that the plan was exported from")
+    parser.add_argument("--chunks", type=int, default=40, help="chunks of the side-by-side comparison")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes minutes to start")
+    parser.add_argument("--out", type=Path, help="Markdown; stdout if not given")
+    parser.add_argument("--json", type=Path, dest="json_out")
+    args = parser.parse_args()
+    torch.set_num_threads(physical_cores())
+    plan = Plan.open(args.plan)
+    source = find_source(args.checkpoint)
+    result = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "plan": {"name": plan.name, "precision": plan.manifest.precision, "lowering": plan.manifest.lowering},
+        "side_by_side": side_by_side(plan, source.load(source.config), args.chunks, not args.no_compile),
+        "growth": growth(plan),
+        "start": start(args.plan),
+    }
+    text = markdown(result)
+    if args.out:
+        args.out.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+    if args.json_out:
+        args.json_out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def side_by_side(plan: Plan, model: VideoModel, chunks: int, compiled: bool) -> dict[str, Any]:
+    """Milliseconds a chunk of each rollout in its steady state, and their ratios, taken chunk by chunk."""
+    prompts = [verification_prompt(plan)] * plan.manifest.stream.batch
+    rollouts: dict[str, Callable[[], object]] = {"eager": advance(reference_rollout(plan, model, prompts))}
+    if compiled:
+        reference = reference_rollout(plan, model, prompts)
+        reference.step = torch.compile(reference.step, dynamic=False)  # type: ignore[assignment]
+        rollouts["compile"] = advance(reference)
+    rollout = Rollout(plan, prompts)
+    rollouts["plan"] = rollout.__next__
+    for step in rollouts.values():  # fills the window, compiles what is to be compiled
+        for _ in range(plan.manifest.stream.window_frames // plan.manifest.stream.chunk_frames + 3):
+            step()
+    engines_before = sum(rollout.timings.values())
+    times: dict[str, list[float]] = {name: [] for name in rollouts}
+    for _ in tqdm(range(chunks), unit="chunk", desc="side by side", disable=None):
+        for name, step in rollouts.items():
+            begun = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - begun)
+    inside = sum(rollout.timings.values()) - engines_before
+    seconds = {name: np.array(values) for name, values in times.items()}
+    return {
+        "chunks": chunks,
+        "ms_per_chunk": {name: quartiles(1000 * values) for name, values in seconds.items()},
+        "plan_to": {name: quartiles(seconds["plan"] / seconds[name]) for name in seconds if name != "plan"},
+        "outside_engines_share": 1 - inside / seconds["plan"].sum(),
+        "realtime_factor": plan.chunk_seconds / float(np.median(seconds["plan"])),
+    }
+
+
+def advance(rollout: ReferenceRollout) -> Callable[[], object]:
+    chunks: Iterator[object] = iter(rollout)
+    return lambda: next(chunks)
+
+
+def growth(plan: Plan) -> dict[str, Any]:
+    """Chunk time and resident memory over a long rollout."""
+    rollout = Rollout(plan, [verification_prompt(plan)] * plan.manifest.stream.batch)
+    seconds, resident = [], []
+    for _ in tqdm(range(LATE[1]), unit="chunk", desc="growth", disable=None):
+        begun = time.perf_counter()
+        next(rollout)
+        seconds.append(time.perf_counter() - begun)
+        resident.append(resident_bytes())
+    early, late = (float(np.median(seconds[slice(*span)])) for span in (EARLY, LATE))
+    return {
+        "ms_per_chunk_by_hundred": [1000 * float(np.median(seconds[i : i + 100])) for i in range(0, LATE[1], 100)],
+        "late_to_early": late / early,
+        "resident_bytes": resident[-1],
+        "resident_growth_bytes": resident[-1] - resident[RESIDENT_FROM],
+    }
+
+
+def start(plan: Path) -> dict[str, Any]:
+    """Seconds from the start of a fresh `videossm-run` to its first chunk on disk."""
+    command = [sys.executable, "-m", "videossm.runtime.cli.run", str(plan), "--prompt", "a red circle bounces on gray"]
+    seconds = []
+    for _ in range(STARTS):
+        done = subprocess.run([*command, "--chunks", "1", "-o", "-"], capture_output=True, check=True)
+        assert done.stdout, "no frame came"
+        report = subprocess.run(
+            [*command, "--chunks", "1", "-o", "/dev/null.y4m", "--json"], capture_output=True, check=False
+        )
+        seconds.append(json.loads(report.stdout)["time_to_first_frame_s"])
+    return {"time_to_first_frame_s": quartiles(np.array(seconds))}
+
+
+def quartiles(values: np.ndarray) -> dict[str, float]:
+    low, median, high = np.percentile(values, [25, 50, 75])
+    return {"p25": float(low), "median": float(median), "p75": float(high)}
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on, without its name."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        model = next(line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line)
+    return {"cpu": model, "cores": physical_cores(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def physical_cores() -> int:
+    import psutil
+
+    return psutil.cpu_count(logical=False) or 1

@@ -1,0 +1,16 @@
+"""Twelve seconds of video that change their prompt on the way: `make demo` first, for the plan."""
+
+from videossm.runtime import Plan, Rollout
+from videossm.runtime.sinks import open_sink
+
+plan = Plan.open("out/engine.plan")
+stream = plan.manifest.stream
+sink = open_sink("out/minimal.mp4", stream.width, stream.height, stream.fps)
+rollout = Rollout(plan, prompt="a red circle bounces on gray", seed=7)
+for chunk in rollout:  # endless; chunk.frames: uint8 [T, H, W, 3]
+    sink.write(chunk.frames)
+    if chunk.index == 15:
+        rollout.set_prompt("a green square moves left on white")
+    if chunk.index == 31:
+        break
+sink.close()

@@ -1,0 +1,41 @@
+"""Plans of the small preset, exported once for all tests of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from videossm.export.build import BuildOptions, build_plan
+from videossm.models.model import VideoModel, random_model
+from videossm.models.presets import test as small_preset
+from videossm.models.shapes.tokenizer import build_tokenizer
+from videossm.runtime import Plan
+
+
+@pytest.fixture(scope="session")
+def small_model() -> VideoModel:
+    return random_model(small_preset(), seed=2)
+
+
+@pytest.fixture(scope="session")
+def export_plan() -> Callable[..., Plan]:
+    """`export_plan(model, folder, lowering=...)`: the plan that export makes of a model."""
+
+    def export(model: VideoModel, folder: Path, **options: str) -> Plan:
+        path = folder / "engine.plan"
+        build_plan(model, build_tokenizer(), BuildOptions(**options), path)
+        return Plan.open(path)
+
+    return export
+
+
+@pytest.fixture(scope="session", params=["contrib", "standard"])
+def small_plan(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    small_model: VideoModel,
+    export_plan: Callable[..., Plan],
+) -> Plan:
+    return export_plan(small_model, tmp_path_factory.mktemp("plans"), lowering=request.param)

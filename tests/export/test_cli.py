@@ -1,0 +1,105 @@
+"""`videossm-export` as a user meets it: what it writes, and one line for everything wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from videossm.export.cli import export
+from videossm.models.checkpoint import save_checkpoint
+from videossm.models.model import random_model
+from videossm.models.presets import test as small_preset
+from videossm.runtime import Plan
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(export, [str(argument) for argument in arguments])
+
+
+def refused(result: Result) -> str:
+    """The one line on stderr of a refused command."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(random_model(small_preset()), path)
+    return path
+
+
+def test_exports_and_verifies_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "engine.plan"
+    result = invoke(checkpoint, "-o", out, "--json", "--verify-chunks", 5)
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert len(report["chunk_errors"]) == 5
+    assert max(report["chunk_errors"]) <= report["tolerance"] == 1e-4
+    plan = Plan.open(out)
+    assert report["size_bytes"] == sum(file.stat().st_size for file in out.iterdir())
+    assert plan.manifest.model["name"] == "test"
+
+
+def test_replaces_an_older_plan_and_leaves_no_debris(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "engine.plan"
+    for width in (48, 64):
+        assert invoke(checkpoint, "-o", out, "--no-verify", "--width", width).exit_code == 0
+    assert Plan.open(out).manifest.stream.width == 64
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.plan", "model.safetensors"]
+
+
+def test_dry_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    result = invoke(checkpoint, "-o", tmp_path / "engine.plan", "--dry-run")
+    assert result.exit_code == 0
+    assert not (tmp_path / "engine.plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "checkpoint: got nothing, which is neither a file nor a preset"),
+        (["videossm-1.3b"], "checkpoint: got preset videossm-1.3b, which ships no weights"),
+        (["test", "--precision", "fp12"], "--precision: got fp12, expected one of fp32, fp16"),
+        (["test", "--precision", "fp8"], "--precision: got fp8, which onnxruntime cannot run"),
+        (["test", "--backend", "openvino"], "--backend: got openvino, expected one of onnxruntime"),
+        (["test", "--backend", "tensorrt"], "pip install 'videossm[trt]'"),
+        (["test", "--lowering", "loops"], "--lowering: got loops, expected one of contrib, standard"),
+        (["test", "--opset", "12"], "--opset: got 12, expected 23 to 25"),
+        (["test", "--layers", "1"], "--layers: got it with a checkpoint's weights"),
+        (["test", "--random-weights", "--height", "50"], "height: got 50, expected a multiple of 16"),
+        (["test", "--random-weights", "--width", "-16"], "width: got -16, expected at least 1"),
+        (["test", "--random-weights", "--window-frames", "4"], "window_frames: got 4, expected a multiple of"),
+        (["test", "--random-weights", "--verify-chunks", "0"], "--verify-chunks: got 0, expected 1 or more"),
+        (["test", "--random-weights", "-o", "no/such/folder.plan"], "whose folder does not exist"),
+        (["test", "--random-weights", "-o", "."], "which exists and is no plan"),
+        (["test", "--wrong"], "No such option"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], message: str) -> None:
+    assert message in refused(invoke(*arguments))
+
+
+def test_checkpoint_with_a_missing_tensor(tmp_path: Path) -> None:
+    model = random_model(small_preset())
+    del model.transformer.head.head.bias
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    line = refused(invoke(tmp_path / "model.safetensors", "-o", tmp_path / "engine.plan"))
+    assert "1 missing (transformer.head.head.bias)" in line
+    assert not (tmp_path / "engine.plan").exists()
+
+
+def test_checkpoint_with_nan(tmp_path: Path) -> None:
+    model = random_model(small_preset())
+    with torch.no_grad():
+        model.transformer.head.head.bias[3] = float("nan")
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    line = refused(invoke(tmp_path / "model.safetensors", "-o", tmp_path / "engine.plan"))
+    assert "tensor 'transformer.head.head.bias': got 1 NaN or infinite values" in line

@@ -1,0 +1,80 @@
+"""Checkpoints: what goes in comes out, and everything wrong with one is said at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from videossm.models.checkpoint import CONFIG_KEY, CheckpointError, load_weights, read_config, save_checkpoint
+from videossm.models.model import VideoModel, random_model
+from videossm.models.presets import test as small_preset
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(random_model(small_preset(), seed=5), path)
+    return path
+
+
+def rewrite(path: Path, change) -> None:
+    tensors, config = load_file(path), read_config(path)
+    change(tensors)
+    import json
+
+    save_file(tensors, path, {CONFIG_KEY: json.dumps(config.to_dict())})
+
+
+def test_round_trip(checkpoint: Path) -> None:
+    model = VideoModel(read_config(checkpoint))
+    load_weights(model, checkpoint)
+    for name, tensor in random_model(small_preset(), seed=5).state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor.half().float(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("transformer.blocks.1.ffn.0.bias"), "1 missing (transformer.blocks.1.ffn.0.bias)"),
+        (lambda t: t.update(extra=torch.zeros(2)), "1 unexpected (extra)"),
+        (
+            lambda t: t.update({"transformer.head.head.bias": torch.zeros(3)}),
+            "1 mis-shaped (transformer.head.head.bias (3,) instead of (16,))",
+        ),
+        (
+            lambda t: t["autoencoder.decoder.out.bias"].fill_(float("nan")),
+            "tensor 'autoencoder.decoder.out.bias': got 192 NaN or infinite values",
+        ),
+    ],
+    ids=["missing", "unexpected", "mis-shaped", "NaN"],
+)
+def test_wrong_tensors(checkpoint: Path, change, message: str) -> None:
+    rewrite(checkpoint, change)
+    with pytest.raises(CheckpointError) as error:
+        load_weights(VideoModel(small_preset()), checkpoint)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_all_problems_at_once(checkpoint: Path) -> None:
+    rewrite(checkpoint, lambda t: (t.pop("autoencoder.decoder.mean"), t.update(extra=torch.zeros(1))))
+    with pytest.raises(CheckpointError, match=r"1 missing \(autoencoder.decoder.mean\), 1 unexpected \(extra\)"):
+        load_weights(VideoModel(small_preset()), checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all"])
+def test_no_checkpoint_at_all(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="no readable safetensors file"):
+        read_config(path)
+
+
+def test_no_config(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="no metadata 'videossm_config'"):
+        read_config(path)

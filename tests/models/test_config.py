@@ -1,0 +1,51 @@
+"""Configs that cannot work are refused in one line that names the field."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from videossm.models.config import ConfigError, ModelConfig, SamplerConfig
+from videossm.models.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name: str) -> None:
+    config = PRESETS[name]()
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_paper_schedule() -> None:
+    assert SamplerConfig.warped("renoise", 4, 5.0).sigmas == pytest.approx(PRESETS["videossm-1.3b"]().sampler.sigmas)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"height": 36}, "height: got 36, expected a multiple of 16"),
+        ({"width": 0}, "width: got 0, expected at least 1"),
+        ({"fps": -1.0}, "fps: got -1.0"),
+        ({"window": {"window_frames": 10}}, "window_frames: got 10, expected a multiple of chunk_frames = 3"),
+        ({"window": {"sink_frames": 9}}, "sink_frames: got 9"),
+        ({"window": {"rope_frame": "global"}}, "rope_frame: got global"),
+        ({"transformer": {"heads": 5}}, "dim: got 64, expected a multiple of heads = 5"),
+        ({"transformer": {"prediction": "noise"}}, "prediction: got noise"),
+        ({"sampler": {"sigmas": (1.0, 0.5, 0.5)}}, "sampler.sigmas: got (1.0, 0.5, 0.5), expected falling from 1"),
+        ({"sampler": {"kind": "heun"}}, "sampler.kind: got heun"),
+    ],
+)
+def test_wrong_values_name_the_field(change: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        PRESETS["test"]().replace(**change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_and_missing_fields() -> None:
+    values = PRESETS["test"]().to_dict()
+    with pytest.raises(ConfigError, match="config.window: got unknown field 'stride'"):
+        ModelConfig.from_dict({**values, "window": {**values["window"], "stride": 2}})
+    del values["fps"]
+    with pytest.raises(ConfigError, match="field 'fps' is missing"):
+        ModelConfig.from_dict(values)

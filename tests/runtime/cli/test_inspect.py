@@ -1,0 +1,51 @@
+"""`videossm-inspect`: a table for people, an object for programs."""
+
+from __future__ import annotations
+
+import json
+
+from videossm.runtime.cli.inspect import inspect
+
+
+def test_table_names_every_tensor_and_file(called, tiny_plan):
+    code, out, err = called(inspect, tiny_plan.path)
+    assert (code, err) == (0, "")
+    manifest = tiny_plan.manifest
+    for _, engine in manifest.engines.items():
+        for tensor in (*engine.inputs, *engine.outputs):
+            assert f" {tensor.name} " in out
+    for file in manifest.files:
+        assert f" {file} " in out
+    assert tiny_plan.identity in out and "euler, 3 steps: 1 0.8 0.4" in out and "32x32 at 8 frames/s" in out
+
+
+def test_json_holds_the_manifest_and_the_state(called, build_plan):
+    plan = build_plan(batch=2)
+    code, out, err = called(inspect, plan.path / "manifest.json", "--json")
+    assert (code, err) == (0, "")
+    values = json.loads(out)
+    assert values["identity"] == plan.identity and values["stream"]["batch"] == 2
+    assert [tensor["name"] for tensor in values["engines"]["memory"]["outputs"]] == ["memory_next.0", "memory_next.1"]
+    token, head = 2 * 2 * 4, 2 * 4 * 4  # bytes of a head's token with batch 2: gates, keys
+    assert values["state_bytes"] == {
+        "window": 2 * 18 * (2 * 2 * head + 2 * token),
+        "window_latents": 2 * 9 * 16 * 4,
+        "memory": 2 * 2 * 2 * 16 * 4,
+        "prompt": 2 * 2 * 2 * 5 * head,
+        "decoder_caches": 2 * 16 * 4,
+    }
+
+
+def test_plan_without_memory(called, build_plan):
+    _, out, _ = called(inspect, build_plan(memory=False).path, "--json")
+    values = json.loads(out)
+    assert values["engines"]["memory"] is None and values["state_bytes"]["memory"] == 0
+
+
+def test_no_plan(refused, tmp_path):
+    assert refused(inspect, tmp_path / "none.plan").startswith("plan: got ")
+
+
+def test_altered_plan(refused, plan_copy):
+    (plan_copy / "step.onnx").write_bytes(b"")
+    assert refused(inspect, plan_copy).startswith("step.onnx: size_bytes: got 0")
