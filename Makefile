@@ -6,11 +6,9 @@ PROMPT := a red circle bounces on gray
 START := $(shell date +%s)
 # First in a recipe: says at its end, bad or good, how long make took, the installation included.
 TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
-# Python 3.10's last ONNX Runtime has no LinearAttention.
-LOWERING = $(shell $(BIN)/python -c 'import sys; print("contrib" if sys.version_info >= (3, 11) else "standard")')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint types bench wheel clean
+.PHONY: help install demo test lint ruff types bench wheel clean
 
 help:
 	@echo "make demo    a video of '$(PROMPT)' in out/demo.mp4"
@@ -31,18 +29,20 @@ install: .venv/package.stamp
 	@touch $@
 
 .venv/package.stamp: .venv/requirements.stamp setup.cfg pyproject.toml
-	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: install
 	@$(TIMED); mkdir -p out; \
-	$(BIN)/videossm-export shapes -o out/engine.plan --lowering $(LOWERING); \
+	$(BIN)/videossm-export shapes -o out/engine.plan; \
 	$(BIN)/videossm-run out/engine.plan --prompt "$(PROMPT)" --seconds 5 -o out/demo.mp4
 
 test: install
 	@$(TIMED); $(BIN)/pytest
 
-lint: install types
+lint: ruff types
+
+ruff: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
@@ -56,7 +56,7 @@ types: install
 
 bench: install
 	@$(TIMED); mkdir -p out; \
-	$(BIN)/videossm-export shapes -o out/engine.plan --lowering $(LOWERING); \
+	$(BIN)/videossm-export shapes -o out/engine.plan; \
 	$(BIN)/python benchmarks/bench.py out/engine.plan --out out/benchmarks.md --json out/benchmarks.json; \
 	cat out/benchmarks.md
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 from tokenizers import Tokenizer
 
 from videossm.export.engines import engine_specs, wiring
@@ -21,7 +22,7 @@ from videossm.runtime.errors import PlanError
 from videossm.runtime.manifest import MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE
 from videossm.runtime.plan import write_manifest
 
-VERSIONS_OF = ("videossm", "torch", "onnx", "onnxscript", "onnxruntime")  # what a manifest records
+DISTRIBUTIONS = ("videossm", "torch", "onnx", "onnxscript")  # whose versions a manifest records
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _manifest(config: ModelConfig, options: BuildOptions, engines: dict[str, Any
         "text": {"length": config.transformer.text_len},
         "engines": engines,
         **wiring(config),
-        "versions": {name: version(name) for name in VERSIONS_OF},
+        "versions": {name: version(name) for name in DISTRIBUTIONS} | {"onnxruntime": onnxruntime.__version__},
     }
 
 

@@ -14,6 +14,7 @@ from videossm.runtime.cli import WRONG_INPUT, Command, print_json, progress
 from videossm.runtime.errors import BackendError, UserError
 
 LOWERINGS = ("contrib", "standard")
+CONTRIB_SINCE = (1, 24)  # ONNX Runtime
 BACKENDS = {"onnxruntime": "", "tensorrt": "trt", "tensorrt-rtx": "rtx"}  # and the extra that each needs
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
 RUNNABLE = {"onnxruntime": ("fp32",)}  # what export can make today
@@ -58,7 +59,8 @@ class Report:
 @click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
 @click.option("--backend", default="onnxruntime", show_default=True, help=f"One of {', '.join(BACKENDS)}.")
 @click.option(
-    "--lowering", default="contrib", show_default=True, help="Of the scans: contrib (fastest) or standard operators."
+    "--lowering",
+    help="Of the scans: contrib, the fastest and the default where ONNX Runtime has it (1.24), or standard operators.",
 )
 @click.option("--opset", default=23, show_default=True, help="Of standard ONNX; 23 to 25.")
 @click.option("--height", type=int, help="Pixels; the checkpoint's if not given.")
@@ -80,7 +82,7 @@ def export(
     out: Path,
     precision: str,
     backend: str,
-    lowering: str,
+    lowering: str | None,
     opset: int,
     height: int | None,
     width: int | None,
@@ -96,6 +98,7 @@ def export(
     as_json: bool,
 ) -> None:
     """Exports CHECKPOINT (a .safetensors file) or PRESET to one plan that runs without PyTorch."""
+    lowering = lowering or _default_lowering()
     _check_target(precision, backend, lowering, opset)
     if layers is not None and not random_weights:
         raise UserError("--layers: got it with a checkpoint's weights, expected --random-weights beside it; add it")
@@ -131,6 +134,14 @@ def export(
     if verify:
         _verify(report, out, model, verify_chunks, quiet=as_json)
     _finish(report, as_json, f"{out}: {report.size_bytes / 1e6:.1f} MB in {sum(report.seconds.values()):.0f} s")
+
+
+def _default_lowering() -> str:
+    """`contrib` needs the operator LinearAttention of the ONNX Runtime that will run the plan: most likely this one."""
+    from onnxruntime import __version__
+
+    major, minor, *_ = __version__.split(".")
+    return "contrib" if (int(major), int(minor)) >= CONTRIB_SINCE else "standard"
 
 
 def _check_target(precision: str, backend: str, lowering: str, opset: int) -> None:

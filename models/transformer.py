@@ -72,7 +72,12 @@ class Attention(nn.Module):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
-    """Softmax attention, [B, T, H, d] x [B, S, H, d] to [B, T, H, d]."""
+    """Softmax attention, [B, T, H, d] x [B, S, H, d] to [B, T, H, d]; `visible` is bool, [1 or B, 1, 1 or T, S]."""
+    if torch.compiler.is_exporting():  # ONNX's operator takes the heads packed: four transpositions fewer
+        heads = query.shape[2]
+        query, key, value = (x.flatten(2) for x in (query, key, value))
+        output, *_ = torch.onnx.ops.attention(query, key, value, visible, q_num_heads=heads, kv_num_heads=heads)
+        return output.unflatten(-1, (heads, -1))
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=visible).transpose(1, 2)
 
@@ -92,8 +97,8 @@ class Block(nn.Module):
 
     def project(self, x: Tensor, modulation: Tensor) -> Projection:
         """Queries, keys, values and gates of tokens `x` [B, T, D] under `modulation` [B, 6, D]."""
-        shift, scale = (self.modulation + modulation).float()[:, :2].unbind(1)
-        hidden = self.norm1(x) * (1 + scale[:, None]) + shift[:, None]
+        shift, scale, *_ = (self.modulation + modulation).float().split(1, 1)
+        hidden = self.norm1(x) * (1 + scale) + shift
         decay, beta = self.memory.gates(hidden) if self.memory else (None, None)
         return Projection(
             hidden, self.self_attn.queries(hidden), *self.self_attn.keys_values(hidden), decay=decay, beta=beta
@@ -113,7 +118,7 @@ class Block(nn.Module):
 
         `prompt`: keys and values [B, L, H, d]. `rho`: see `Memory.read`; None without a memory.
         """
-        _, _, gate1, shift2, scale2, gate2 = (self.modulation + modulation).float()[:, :, None].unbind(1)
+        _, _, gate1, shift2, scale2, gate2 = (self.modulation + modulation).float().split(1, 1)
         key = torch.cat([apply_rope(past.key, positions.past), apply_rope(projection.key, positions.chunk)], 1)
         value = torch.cat([past.value, projection.value], 1)
         seen = attend(apply_rope(projection.query, positions.chunk), key, value, positions.visible)
@@ -135,7 +140,7 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / math.sqrt(config.dim))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        shift, scale = (self.modulation + time[:, None]).float()[:, :, None].unbind(1)
+        shift, scale = (self.modulation + time[:, None]).float().split(1, 1)
         return self.head(self.norm(x) * (1 + scale) + shift)
 
 

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from email.message import Message
 from email.parser import Parser
 from importlib.metadata import Distribution, distribution
@@ -57,28 +57,99 @@ def base_python(wheel: Path, metadata: Message, tmp_path_factory: pytest.TempPat
     (site,) = environment.glob("lib/python*/site-packages")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    for found in closure([Requirement(line) for line in metadata.get_all("Requires-Dist", [])]):
-        for name in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
-            if not (site / name).exists():
-                (site / name).symlink_to(Path(str(found.locate_file(name))))
+    for needed in closure(metadata.get_all("Requires-Dist", [])).values():
+        for name in {file.parts[0] for file in needed.files or ()} - {"..", "__pycache__"}:
+            if not (site / name).exists():  # two distributions may share a namespace
+                (site / name).symlink_to(Path(str(needed.locate_file(name))))
     return environment / "bin" / "python"
 
 
-def closure(requirements: list[Requirement]) -> Iterator[Distribution]:
-    """Every distribution that a pip without extras would install for `requirements`."""
-    wanted, seen = list(requirements), set()
-    while wanted:
-        requirement = wanted.pop()
-        extras = requirement.extras or {""}
-        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in ("",)):
-            continue
-        if requirement.name in seen:
-            continue
-        seen.add(requirement.name)
-        found = distribution(requirement.name)
-        yield found
-        for line in found.requires or ():
-            needed = Requirement(line)
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
-                needed.marker = None
-                wanted.append(needed)
+def closure(
+    requires: Iterable[str], extras: Iterable[str] = (), found: dict[str, Distribution] | None = None
+) -> dict[str, Distribution]:
+    """All distributions that `requires` bring, by requirement; of optional lines those of `extras`."""
+    found = {} if found is None else found
+    for requirement in map(Requirement, requires):
+        if applies(requirement, extras) and f"{requirement.name}{requirement.extras}" not in found:
+            needed = distribution(requirement.name)
+            found[f"{requirement.name}{requirement.extras}"] = needed
+            closure(needed.requires or (), requirement.extras, found)
+    return found
+
+
+def applies(requirement: Requirement, extras: Iterable[str]) -> bool:
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
+
+
+def test_the_wheel_holds_the_source_tree(wheel: Path) -> None:
+    kept = ("*.py", "py.typed", "weights/*.safetensors")
+    expected = {
+        f"videossm/{path.relative_to(ROOT)}" for folder in FOLDERS for p in kept for path in (ROOT / folder).rglob(p)
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert found == expected, f"missing: {sorted(expected - found)}, stray: {sorted(found - expected)}"
+
+
+def test_the_wheel_declares_its_commands_and_extras(wheel: Path, metadata: Message) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        lines = archive.read(name).decode().splitlines()
+    assert {line.split(" = ")[0] for line in lines if " = " in line} == COMMANDS
+    assert set(metadata.get_all("Provides-Extra", [])) == {"export", "wan", "rtx", "trt", "gpu", "dev"}
+    assert metadata["License-File"] == "LICENSE"
+
+
+def test_no_folder_shadows_the_installed_package() -> None:
+    assert not (ROOT / "videossm").exists()
+
+
+def test_shipped_weights_are_small() -> None:
+    assert sum(path.stat().st_size for path in ROOT.glob("models/weights/*")) <= WEIGHTS_BYTES
+
+
+def test_what_the_tests_need_is_pinned(metadata: Message) -> None:
+    lines = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert all(str(pin.specifier).startswith("==") for pin in pins)
+    wanted = [
+        line for line in map(Requirement, metadata.get_all("Requires-Dist", [])) if applies(line, ("export", "dev"))
+    ]
+    for requirement in wanted:
+        (pin,) = (pin for pin in pins if pin.name == requirement.name and applies(pin, ()))
+        assert requirement.specifier.contains(str(pin.specifier).removeprefix("=="))
+
+
+def test_the_base_install_runs_without_the_exporter(base_python: Path) -> None:
+    script = f"""
+import importlib, importlib.util, pkgutil, sys
+import av, onnxruntime, safetensors.numpy, tokenizers, tqdm  # what it loads on demand
+import videossm.runtime
+for module in pkgutil.walk_packages(videossm.runtime.__path__, "videossm.runtime."):
+    importlib.import_module(module.name)
+print(videossm.runtime.__file__)
+print([name for name in {FORBIDDEN!r} if name in sys.modules])
+print([name for name in ("torch", "onnx", "onnxscript", "transformers") if importlib.util.find_spec(name)])
+"""
+    done = run(base_python, "-c", script, cwd=base_python.parent)
+    assert done.returncode == 0, done.stderr
+    file, loaded, installed = done.stdout.splitlines()
+    assert file.startswith(str(base_python.parents[1])), f"got {file}, expected the wheel's"
+    assert loaded == "[]"
+    assert installed == "[]", "the environment holds more than the base install"
+
+
+@pytest.mark.parametrize("command", ["run", "inspect", "bench"])
+def test_the_base_install_has_working_commands(base_python: Path, command: str) -> None:
+    done = run(base_python, "-m", f"videossm.runtime.cli.{command}", "--help", cwd=base_python.parent)
+    assert done.returncode == 0, done.stderr
+    assert "PLAN" in done.stdout
+
+
+def test_the_exporter_names_the_extra_that_it_needs(base_python: Path) -> None:
+    script = "from videossm.export.cli import export; export.main(['test'])"
+    done = run(base_python, "-c", script, cwd=base_python.parent)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "pip install 'videossm[export]'" in done.stderr

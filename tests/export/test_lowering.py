@@ -176,7 +176,7 @@ def test_standard_refuses_unknown_opset() -> None:
     model = exported(GatedDelta(), gated_inputs(7))
     model.opset_import[[entry.domain for entry in model.opset_import].index("")].version = 99
     with pytest.raises(
-        LoweringError, match="GatedDeltaScan node '.*': got a model in opset 99, expected .*; export in"
+        LoweringError, match=r"GatedDeltaScan node '.*': got a model in opset 99, expected .*; export in"
     ):
         lower(model, "standard")
 
@@ -185,7 +185,7 @@ def test_standard_refuses_inputs_that_do_not_fit() -> None:
     model = exported(GatedDelta(), gated_inputs(7))
     model.graph.input[1].type.tensor_type.shape.dim[2].dim_value = 5
     with pytest.raises(
-        LoweringError, match="GatedDeltaScan node '.*': got inputs .* expected shapes as in its schema"
+        LoweringError, match=r"GatedDeltaScan node '.*': got inputs .* expected shapes as in its schema"
     ) as refused:
         lower(model, "standard")
     assert "\n" not in str(refused.value), refused.value

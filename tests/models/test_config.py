@@ -44,7 +44,7 @@ def test_wrong_values_name_the_field(change: dict, message: str) -> None:
 
 def test_unknown_and_missing_fields() -> None:
     values = PRESETS["test"]().to_dict()
-    with pytest.raises(ConfigError, match="config.window: got unknown field 'stride'"):
+    with pytest.raises(ConfigError, match=r"config\.window: got unknown field 'stride'"):
         ModelConfig.from_dict({**values, "window": {**values["window"], "stride": 2}})
     del values["fps"]
     with pytest.raises(ConfigError, match="field 'fps' is missing"):

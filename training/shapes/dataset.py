@@ -1,7 +1,11 @@
-"""Clips of the shapes world as normalised latents and token ids, made once and kept on disk."""
+"""Clips of the shapes world as normalised latents and token ids, made once and kept on disk.
+
+Made by `python training/shapes/dataset.py --autoencoder out/autoencoder.pt --out out/clips.pt`.
+"""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +54,14 @@ def make(autoencoder: Path, out: Path, clips: int, frames: int, seed: int) -> No
 def load(path: Path) -> dict[str, Tensor]:
     """The file that `make` wrote, memory-mapped."""
     return torch.load(path, weights_only=True, mmap=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--autoencoder", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--clips", type=int, default=12000)
+    parser.add_argument("--frames", type=int, default=36, help="of each clip")
+    parser.add_argument("--seed", type=int, default=5)
+    arguments = parser.parse_args()
+    make(arguments.autoencoder, arguments.out, arguments.clips, arguments.frames, arguments.seed)

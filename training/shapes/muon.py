@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +19,13 @@ STEPS = 5
 class BatchedMuon(torch.optim.Optimizer):
     """Orthogonalised momentum; the step's size matches AdamW's (0.2 sqrt(max(rows, columns)) rms)."""
 
-    def __init__(self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # takes none
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
@@ -30,7 +33,7 @@ class BatchedMuon(torch.optim.Optimizer):
             for shape, parameters in by_shape.items():
                 self._step_stack(parameters, shape, group)
 
-    def _step_stack(self, parameters: list[Tensor], shape: torch.Size, group: dict) -> None:
+    def _step_stack(self, parameters: list[Tensor], shape: torch.Size, group: dict[str, Any]) -> None:
         gradients = torch.stack([parameter.grad for parameter in parameters if parameter.grad is not None])
         state = self.state[parameters[0]]
         average = state.setdefault("average", torch.zeros_like(gradients))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -102,6 +103,7 @@ def test_cuda_errors_are_told(monkeypatch):
         cuda((1, 4), "float32")
 
 
-def test_missing_cuda_python_names_the_extra():
+def test_missing_cuda_python_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(BackendError, match=r"pip install 'videossm\[gpu\]'"):
         load_cudart()
