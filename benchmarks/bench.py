@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from videossm.export.source import find_source
-from videossm.export.verify import reference_rollout, verification_prompt
+from videossm.export.verify import reference_rollout, verification_prompts
 from videossm.models.model import VideoModel
 from videossm.models.rollout import ReferenceRollout
 from videossm.runtime import Plan, Rollout
@@ -66,13 +66,13 @@ def main() -> None:
 
 def side_by_side(plan: Plan, model: VideoModel, chunks: int, compiled: bool) -> dict[str, Any]:
     """Milliseconds a chunk of each rollout in its steady state, and their ratios, taken chunk by chunk."""
-    prompts = [verification_prompt(plan)] * plan.manifest.stream.batch
-    rollouts: dict[str, Callable[[], object]] = {"eager": advance(reference_rollout(plan, model, prompts))}
+    prompts, seeds = verification_prompts(plan), list(range(plan.manifest.stream.batch))
+    rollouts: dict[str, Callable[[], object]] = {"eager": advance(reference_rollout(plan, model, prompts, seeds))}
     if compiled:
-        reference = reference_rollout(plan, model, prompts)
+        reference = reference_rollout(plan, model, prompts, seeds)
         reference.step = torch.compile(reference.step, dynamic=False)  # type: ignore[assignment]
         rollouts["compile"] = advance(reference)
-    rollout = Rollout(plan, prompts)
+    rollout = Rollout(plan, prompts, seeds)
     rollouts["plan"] = rollout.__next__
     for step in rollouts.values():  # fills the window, compiles what is to be compiled
         for _ in range(plan.manifest.stream.window_frames // plan.manifest.stream.chunk_frames + 3):
@@ -102,7 +102,7 @@ def advance(rollout: ReferenceRollout) -> Callable[[], object]:
 
 def growth(plan: Plan) -> dict[str, Any]:
     """Chunk time and resident memory over a long rollout."""
-    rollout = Rollout(plan, [verification_prompt(plan)] * plan.manifest.stream.batch)
+    rollout = Rollout(plan, verification_prompts(plan))
     seconds, resident = [], []
     for _ in tqdm(range(LATE[1]), unit="chunk", desc="growth", disable=None):
         begun = time.perf_counter()
@@ -121,9 +121,10 @@ def growth(plan: Plan) -> dict[str, Any]:
 def start(plan: Path) -> dict[str, Any]:
     """Seconds from the start of a fresh `videossm-run` to its first chunk in the file."""
     seconds = []
+    prompt = verification_prompts(Plan.open(plan))[0]
     for _ in range(STARTS):
         with tempfile.TemporaryDirectory() as folder:
-            command = ["-m", "videossm.runtime.cli.run", str(plan), "--prompt", verification_prompt(Plan.open(plan))]
+            command = ["-m", "videossm.runtime.cli.run", str(plan), "--prompt", prompt]
             command += ["--chunks", "1", "-o", f"{folder}/out.mp4", "--json"]
             done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, check=True)
         seconds.append(json.loads(done.stdout)["time_to_first_frame_s"])

@@ -1,11 +1,8 @@
-"""A model becomes a plan: every engine traced into a temporary folder, which is renamed when it is whole."""
+"""A model becomes a plan: every engine traced, and the manifest that says how they fit together."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +15,8 @@ from videossm.export.engines import engine_specs, wiring
 from videossm.export.trace import trace
 from videossm.models.config import ModelConfig
 from videossm.models.model import VideoModel
-from videossm.runtime.errors import PlanError
-from videossm.runtime.manifest import MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE
+from videossm.runtime import contract
+from videossm.runtime.manifest import SCHEMA_VERSION, TOKENIZER_FILE
 from videossm.runtime.plan import write_manifest
 
 DISTRIBUTIONS = ("videossm", "torch", "onnx", "onnxscript")  # whose versions a manifest records
@@ -39,25 +36,20 @@ def build_plan(
     model: VideoModel,
     tokenizer: Tokenizer,
     options: BuildOptions,
-    out: Path,
+    folder: Path,
     on_engine: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Writes the plan `out`; an older plan there is replaced only once the new one is whole.
-
-    `on_engine` is called with each engine's name before it is traced. Raises PlanError when `out`
-    exists and is no plan, or its folder cannot be written.
-    """
-    with _finished_folder(out) as folder:
-        tokenizer.save(str(folder / TOKENIZER_FILE))
-        engines = {}
-        for spec in engine_specs(model):
-            on_engine(spec.name)
-            engines[spec.name] = trace(spec, folder, options.lowering, options.opset)
-        write_manifest(folder, _manifest(model.config, options, engines))
+    """Fills the empty `folder` with the plan of `model`; `on_engine` is called with the name of each engine made."""
+    tokenizer.save(str(folder / TOKENIZER_FILE))
+    engines = {}
+    for spec in engine_specs(model):
+        engines[spec.name] = trace(spec, folder, options.lowering, options.opset)
+        on_engine(spec.name)
+    write_manifest(folder, _manifest(model.config, options, engines))
 
 
 def _manifest(config: ModelConfig, options: BuildOptions, engines: dict[str, Any]) -> dict[str, Any]:
-    frames = next(tensor for tensor in engines["decoder"]["outputs"] if tensor["name"] == "frames")
+    frames = next(tensor for tensor in engines["decoder"]["outputs"] if tensor["name"] == contract.FRAMES)
     return {
         "schema_version": SCHEMA_VERSION,
         "name": config.name,
@@ -82,30 +74,3 @@ def _manifest(config: ModelConfig, options: BuildOptions, engines: dict[str, Any
         **wiring(config),
         "versions": {name: version(name) for name in DISTRIBUTIONS} | {"onnxruntime": onnxruntime.__version__},
     }
-
-
-def check_out(out: Path) -> None:
-    """Raises PlanError unless a plan can be written at `out`; asked before minutes are spent."""
-    if out.exists() and not (out / MANIFEST_FILE).is_file():
-        raise PlanError(f"output: got {out}, which exists and is no plan, expected a new name; choose another -o")
-    if not out.parent.is_dir():
-        raise PlanError(f"output: got {out}, whose folder does not exist, expected one that does; make it first")
-
-
-@contextmanager
-def _finished_folder(out: Path) -> Iterator[Path]:
-    check_out(out)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise PlanError(
-            f"output: got {out.parent}, not writable ({error.strerror}), expected a writable folder"
-        ) from None
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp makes it private
-        if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

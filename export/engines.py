@@ -1,6 +1,7 @@
 """The four engines of a plan: what each is traced from and what its tensors are called.
 
-Names of tensors are written here and nowhere else: the manifest lists them, runtimes read the manifest.
+Tensors with a fixed role are named in the runtime's contract; those of layers are named here and nowhere
+else: the manifest lists them, and runtimes read the manifest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from videossm.models.config import ModelConfig
 from videossm.models.model import VideoModel
 from videossm.models.step import Decode, MemoryUpdate, PromptEncoder, Step
+from videossm.runtime import contract
 
 
 @dataclass
@@ -67,7 +69,7 @@ def _text_encoder(model: VideoModel) -> EngineSpec:
         "text_encoder",
         PromptEncoder(model.text_encoder, model.transformer),
         (ids, torch.ones_like(ids)),
-        ["input_ids", "attention_mask"],
+        [contract.INPUT_IDS, contract.ATTENTION_MASK],
         _of_layers(config, "prompt"),
     )
 
@@ -89,12 +91,16 @@ def _step(model: VideoModel) -> EngineSpec:
         torch.ones(1) if memory else None,
         noise if renoise else None,
     )
-    names = ["latent", "sigma", "sigma_next", "slot_position", "frame_position"]
+    names = [contract.LATENT, contract.SIGMA, contract.SIGMA_NEXT, contract.SLOT_POSITION, contract.FRAME_POSITION]
     names += _of_layers(config, "prompt") + _of_layers(config, "past")
-    names += [*_of_layers(config, "past", ("memory",)), "rho"] if memory else []
-    names += ["noise"] if renoise else []
+    names += [*_of_layers(config, "past", ("memory",)), contract.RHO] if memory else []
+    names += [contract.NOISE] if renoise else []
     return EngineSpec(
-        "step", Step(model.transformer, config), inputs, names, ["latent_next", *_of_layers(config, "present", kinds)]
+        "step",
+        Step(model.transformer, config),
+        inputs,
+        names,
+        [contract.LATENT_NEXT, *_of_layers(config, "present", kinds)],
     )
 
 
@@ -126,8 +132,8 @@ def _decoder(model: VideoModel) -> EngineSpec:
         "decoder",
         Decode(decoder),
         (torch.empty(config.latent_shape), caches),
-        ["latents", *(f"cache.{i}" for i in range(len(caches)))],
-        ["frames", *(f"cache_next.{i}" for i in range(len(caches)))],
+        [contract.LATENTS, *(f"cache.{i}" for i in range(len(caches)))],
+        [contract.FRAMES, *(f"cache_next.{i}" for i in range(len(caches)))],
     )
 
 

@@ -33,28 +33,33 @@ class Source:
 
 def find_source(name: str, random_weights: bool = False) -> Source:
     """The preset or checkpoint `name`. Raises ConfigError or CheckpointError."""
+    if name in PRESETS and random_weights:
+        return Source(PRESETS[name](), None, build_tokenizer())
+    checkpoint = WEIGHTS / f"{name}.safetensors" if name in PRESETS else Path(name)
+    if not _is_file(checkpoint):
+        raise CheckpointError(_not_found(name))
+    config = read_config(checkpoint)
+    return Source(config, None if random_weights else checkpoint, _tokenizer(checkpoint, config))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
+def _not_found(name: str) -> str:
     if name in PRESETS:
-        config, checkpoint = PRESETS[name](), WEIGHTS / f"{name}.safetensors"
-        if random_weights:
-            return Source(config, None, build_tokenizer())
-        if not checkpoint.is_file():
-            raise CheckpointError(
-                f"checkpoint: got preset {name}, which ships no weights, expected one that does "
-                f"({_with_weights()}) or a .safetensors file; pass --random-weights to measure it without"
-            )
-    else:
-        checkpoint = Path(name)
-        if not checkpoint.is_file():
-            raise CheckpointError(
-                f"checkpoint: got {name}, which is neither a file nor a preset, expected a .safetensors file "
-                f"or one of {', '.join(sorted(PRESETS))}; check the name"
-            )
-        config = read_config(checkpoint)
-    return Source(read_config(checkpoint), None if random_weights else checkpoint, _tokenizer(checkpoint, config))
-
-
-def _with_weights() -> str:
-    return ", ".join(sorted(name for name in PRESETS if (WEIGHTS / f"{name}.safetensors").is_file()))
+        with_weights = ", ".join(sorted(name for name in PRESETS if (WEIGHTS / f"{name}.safetensors").is_file()))
+        return (
+            f"checkpoint: got preset {name}, which ships no weights, expected one that does ({with_weights}) "
+            "or a .safetensors file; pass --random-weights to measure it without"
+        )
+    return (
+        f"checkpoint: got {name}, which is neither a file nor a preset, expected a .safetensors file "
+        f"or one of {', '.join(sorted(PRESETS))}; check the name"
+    )
 
 
 def _tokenizer(checkpoint: Path, config: ModelConfig) -> Tokenizer:
@@ -64,10 +69,10 @@ def _tokenizer(checkpoint: Path, config: ModelConfig) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else build_tokenizer()
     except Exception as error:  # what tokenizers raises
         raise CheckpointError(f"{file}: got no readable tokenizer ({error}), expected one; replace it") from None
-    size, known = tokenizer.get_vocab_size(), config.text_encoder.vocab_size
-    if size > known:
+    largest, known = max(tokenizer.get_vocab().values()), config.text_encoder.vocab_size
+    if largest >= known:
         raise ConfigError(
-            f"{file}: got {size} tokens, expected at most the text encoder's {known}; "
+            f"{file}: got ids up to {largest}, expected less than the text encoder's {known}; "
             "use the checkpoint's own tokenizer"
         )
     return tokenizer

@@ -48,9 +48,21 @@ def trace(spec: EngineSpec, folder: Path, lowering: str, opset: int) -> dict[str
         "inputs": [_tensor(value) for value in model.graph.input],
         "outputs": [_tensor(value) for value in model.graph.output],
     }
-    if any(node.domain == "videossm" for node in model.graph.node):
-        onnx.save(lower(model, lowering), str(path))
+    _forget_sources(model)
+    onnx.save(lower(model, lowering), str(path))
     return entry
+
+
+def _forget_sources(model: onnx.ModelProto) -> None:
+    """Keeps of the exporter's notes only which module a node belongs to.
+
+    The rest are stack traces with the paths of whoever exported: a fifth of a small graph, nobody's
+    business, and a reason for two equal exports to differ.
+    """
+    for node in model.graph.node:
+        kept = [prop for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
 
 
 def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -36,6 +36,13 @@ class TransformerConfig:
     prediction: str = "flow"
     # Off: plain windowed attention, exactly Wan's block. Its weights are then a subset.
     memory: bool = True
+    # Open in the paper; each has one value that is implemented, so that a checkpoint trained otherwise
+    # is refused by name instead of being run wrongly.
+    eviction: str = "token"  # what leaves the window enters the memory token by token, not as an average
+    gates: str = "head"  # a decay and a beta a head: a d-wide beta fits no delta rule
+    memory_rope: bool = False  # the memory's keys carry no position
+    router_rho: str = "evicted"  # evicted / seen frames: the paper's (t + 1) / T needs a fixed length T
+    fusion: str = "before_o"  # the read-out joins the attention's before the output projection
 
     @property
     def head_dim(self) -> int:
@@ -103,7 +110,7 @@ class ModelConfig:
     sampler: SamplerConfig
     text_encoder: TextEncoderConfig
     autoencoder: AutoencoderConfig
-    batch: int = field(default=1)
+    batch: int = 1
 
     def __post_init__(self) -> None:
         validate(self)
@@ -158,16 +165,18 @@ class ModelConfig:
         return _build(ModelConfig, values, "config")
 
 
-_NESTED = {
-    "transformer": TransformerConfig,
-    "window": WindowConfig,
-    "sampler": SamplerConfig,
-    "text_encoder": TextEncoderConfig,
-    "autoencoder": AutoencoderConfig,
+_NESTED: dict[str, type] = {
+    part.__name__: part
+    for part in (TransformerConfig, WindowConfig, SamplerConfig, TextEncoderConfig, AutoencoderConfig)
 }
 
 
-def _build(kind: type, values: Mapping[str, Any], where: str) -> Any:
+_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+
+
+def _build(kind: type, values: object, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: got {values!r}, expected an object of fields; change it")
     known = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(known))
     if unknown:
@@ -176,33 +185,50 @@ def _build(kind: type, values: Mapping[str, Any], where: str) -> Any:
     missing = sorted(required - set(values))
     if missing:
         raise ConfigError(f"{where}: field {missing[0]!r} is missing; add it")
-    arguments = {
-        name: _build(_NESTED[name], value, f"{where}.{name}")
-        if name in _NESTED
-        else tuple(value)
-        if isinstance(value, list)
-        else value
-        for name, value in values.items()
-    }
-    return kind(**arguments)
+    return kind(**{name: _field(str(known[name].type), value, f"{where}.{name}") for name, value in values.items()})
+
+
+def _field(kind: str, value: object, where: str) -> Any:
+    """`value` as a field annotated with `kind`: a nested config, a tuple of numbers or a plain JSON type."""
+    if kind in _NESTED:
+        return _build(_NESTED[kind], value, where)
+    if kind.startswith("tuple["):
+        item = kind.removeprefix("tuple[").partition(",")[0]
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: got {value!r}, expected a list; change it")
+        return tuple(_field(item, part, where) for part in value)
+    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise ConfigError(f"{where}: got {value!r}, expected {kind}; change it")
+    return value
 
 
 def validate(config: ModelConfig) -> None:
     """Raises ConfigError for the first thing that does not hold together."""
     transformer, window, sampler = config.transformer, config.window, config.sampler
 
-    def need(holds: bool, field_name: str, got: object, expected: str) -> None:
+    def need(holds: bool, field_name: str, got: object, expected: object) -> None:
         if not holds:
             raise ConfigError(f"{field_name}: got {got}, expected {expected}; change it")
 
     for part in (config, transformer, window, config.text_encoder, config.autoencoder):
         for f in dataclasses.fields(part):
             value = getattr(part, f.name)
-            may_be_zero = f.name == "sink_frames" or (f.name == "layers" and part is config.text_encoder)
-            if isinstance(value, int) and not isinstance(value, bool) and not may_be_zero:
-                need(value >= 1, f.name, value, "at least 1")
-    need(config.fps > 0, "fps", config.fps, "more than 0")
-    need(transformer.patch[0] == 1, "patch", transformer.patch, "1 frame in time")
+            if f.type == "int":
+                least = 0 if f.name == "sink_frames" or (part is config.text_encoder and f.name == "layers") else 1
+                need(value >= least, f.name, value, f"at least {least}")
+            elif f.type == "float":
+                need(math.isfinite(value) and value > 0, f.name, value, "a finite number above 0")
+    patch_is_right = len(transformer.patch) == 3 and transformer.patch[0] == 1 and min(transformer.patch) >= 1
+    need(patch_is_right, "patch", transformer.patch, "(1, rows, columns)")
+    need(transformer.freq_dim % 2 == 0, "freq_dim", transformer.freq_dim, "an even number")
+    for name, only in (
+        ("eviction", "token"),
+        ("gates", "head"),
+        ("memory_rope", False),
+        ("router_rho", "evicted"),
+        ("fusion", "before_o"),
+    ):
+        need(getattr(transformer, name) == only, name, getattr(transformer, name), only)
     for side, patch in (("height", transformer.patch[1]), ("width", transformer.patch[2])):
         unit = config.autoencoder.scale * patch
         got = getattr(config, side)
@@ -231,4 +257,3 @@ def validate(config: ModelConfig) -> None:
         config.text_encoder.heads,
         f"a divisor of text_dim = {transformer.text_dim}",
     )
-    need(math.isfinite(config.fps), "fps", config.fps, "a finite number")

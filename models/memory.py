@@ -19,7 +19,7 @@ RHO_MIN = 1e-3  # lower clamp of the share of frames that were evicted; the rout
 
 
 class Memory(nn.Module):
-    """Parameters of one block's memory. One gate a head: a d-wide beta fits no delta rule."""
+    """Parameters of one block's memory. Beside the paper's W_b, beta has a bias, so that it can start anywhere."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from videossm.models.config import (
 )
 
 SHAPES_VOCABULARY = 32  # entries of the shapes tokenizer, special tokens included
+SHAPES_SHIFT = 3.0  # warps the noise levels of its training and its sampler alike
 
 
 def shapes() -> ModelConfig:
@@ -34,7 +35,7 @@ def shapes() -> ModelConfig:
             prediction="x0",
         ),
         window=WindowConfig(),
-        sampler=SamplerConfig.warped("euler", steps=8, shift=3.0),
+        sampler=SamplerConfig.warped("euler", steps=8, shift=SHAPES_SHIFT),
         text_encoder=TextEncoderConfig(vocab_size=SHAPES_VOCABULARY, layers=1, heads=4),
         autoencoder=AutoencoderConfig(width=192, depth=2),
     )

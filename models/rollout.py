@@ -29,6 +29,16 @@ class WindowChunk:
 
 
 @dataclass
+class Surroundings:
+    """All that the steps of one chunk see beside its latent; the same for each of them."""
+
+    past: list[Tensor]  # key and value of each block in turn [B, P, H, d]; P grows until the window is full
+    slot_position: Tensor  # int64 [P frames]
+    frame_position: Tensor  # int64 [F]
+    rho: Tensor | None  # [1]; None without a memory
+
+
+@dataclass
 class ReferenceChunk:
     """What one chunk of the reference rollout leaves behind."""
 
@@ -60,8 +70,9 @@ class ReferenceRollout:
     @torch.no_grad()
     def __iter__(self) -> Iterator[ReferenceChunk]:
         while True:
-            latent = self._denoise()
-            present = self._commit(latent, self.chunks_made, self.window)
+            surroundings = self._surroundings(self.chunks_made)
+            latent = self._denoise(surroundings)
+            present = self._commit(latent, surroundings)
             self._enter_window(WindowChunk(self.chunks_made, latent, present))
             frames, self.caches = self.decode(latent, self.caches)
             self.chunks_made += 1
@@ -73,20 +84,20 @@ class ReferenceRollout:
         self.prompt = self.encode_prompt(input_ids, attention_mask)
         old, self.window = self.window, []
         for chunk in old:
-            present = self._commit(chunk.latent, chunk.index, self.window)
+            present = self._commit(chunk.latent, self._surroundings(chunk.index))
             self.window.append(WindowChunk(chunk.index, chunk.latent, present))
 
-    def _denoise(self) -> Tensor:
+    def _denoise(self, surroundings: Surroundings) -> Tensor:
         sampler, index = self.config.sampler, self.chunks_made
         latent = self.noise(index, 0)
         for k, (sigma, sigma_next) in enumerate(zip(sampler.sigmas, (*sampler.sigmas[1:], 0.0), strict=True)):
             fresh = self.noise(index, k + 1) if sampler.kind == "renoise" else None
-            latent, _ = self._step(latent, sigma, sigma_next, index, self.window, fresh)
+            latent, _ = self._step(latent, sigma, sigma_next, surroundings, fresh)
         return latent
 
-    def _commit(self, latent: Tensor, index: int, window: list[WindowChunk]) -> list[Tensor]:
+    def _commit(self, latent: Tensor, surroundings: Surroundings) -> list[Tensor]:
         fresh = torch.zeros_like(latent) if self.config.sampler.kind == "renoise" else None
-        return self._step(latent, 0.0, 0.0, index, window, fresh)[1]
+        return self._step(latent, 0.0, 0.0, surroundings, fresh)[1]
 
     def _enter_window(self, chunk: WindowChunk) -> None:
         window = self.config.window
@@ -98,44 +109,40 @@ class ReferenceRollout:
         self.window.append(chunk)
 
     def _step(
-        self,
-        latent: Tensor,
-        sigma: float,
-        sigma_next: float,
-        index: int,
-        window: list[WindowChunk],
-        noise: Tensor | None,
+        self, latent: Tensor, sigma: float, sigma_next: float, around: Surroundings, noise: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
-        slot_position, frame_position = self._positions(index, window)
-        rho = max(RHO_MIN, self.chunks_evicted / max(1, self.chunks_made))
         return self.step(
             latent,
             torch.tensor([sigma]),
             torch.tensor([sigma_next]),
-            slot_position,
-            frame_position,
+            around.slot_position,
+            around.frame_position,
             self.prompt,
-            self._past(window),
+            around.past,
             self.memory,
-            torch.tensor([rho]) if self.memory else None,
+            around.rho,
             noise,
         )
 
-    def _past(self, window: list[WindowChunk]) -> list[Tensor]:
-        """Key and value of each block in turn [B, P, H, d]; P grows until the window is full."""
+    def _surroundings(self, index: int) -> Surroundings:
+        """Of chunk `index`, behind the chunks that the window holds now."""
+        rho = max(RHO_MIN, self.chunks_evicted / max(1, self.chunks_made))
+        return Surroundings(self._past(), *self._positions(index), torch.tensor([rho]) if self.memory else None)
+
+    def _past(self) -> list[Tensor]:
         transformer = self.config.transformer
         stride = 4 if transformer.memory else 2  # tensors of a block in `present`
         empty = torch.zeros(self.batch, 0, transformer.heads, transformer.head_dim)
         return [
-            torch.cat([empty, *(chunk.present[stride * block + kind] for chunk in window)], 1)
+            torch.cat([empty, *(chunk.present[stride * block + kind] for chunk in self.window)], 1)
             for block in range(transformer.layers)
             for kind in range(2)
         ]
 
-    def _positions(self, index: int, window: list[WindowChunk]) -> tuple[Tensor, Tensor]:
+    def _positions(self, index: int) -> tuple[Tensor, Tensor]:
         """Of the window's frames and of the frames of chunk `index`, int64."""
         size = self.config.window.chunk_frames
         absolute = self.config.window.rope_frame == "absolute"
-        chunks = [chunk.index for chunk in window] + [index] if absolute else list(range(len(window) + 1))
+        chunks = [chunk.index for chunk in self.window] + [index] if absolute else list(range(len(self.window) + 1))
         frames = torch.tensor(chunks)[:, None] * size + torch.arange(size)
         return frames[:-1].flatten(), frames[-1]

@@ -67,6 +67,10 @@ class Step(nn.Module):
             latent_next, and for each block in turn key, value [B, T, H, d] and, with a memory, decay and
             beta [B, T, H]. They are the chunk's state when the step was the commit pass.
         """
+        if bool(memory) != self.config.transformer.memory:
+            raise ValueError(
+                f"memory: got {len(memory)} tensors, expected one a block exactly if the model has memories"
+            )
         model = self.transformer
         time, modulation = model.time_state(sigma)
         x = model.embed(latent)

@@ -25,6 +25,7 @@ def export_plan() -> Callable[..., Plan]:
 
     def export(model: VideoModel, folder: Path, **options: str) -> Plan:
         path = folder / "engine.plan"
+        path.mkdir()
         build_plan(model, build_tokenizer(), BuildOptions(**options), path)
         return Plan.open(path)
 

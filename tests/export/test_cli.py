@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from videossm.export.cli import export
 from videossm.models.checkpoint import save_checkpoint
-from videossm.models.model import random_model
+from videossm.models.model import VideoModel, random_model
 from videossm.models.presets import test as small_preset
 from videossm.runtime import Plan
 
@@ -70,7 +72,7 @@ def test_dry_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
         (["test", "--precision", "fp12"], "--precision: got fp12, expected one of fp32, fp16"),
         (["test", "--precision", "fp8"], "--precision: got fp8, which onnxruntime cannot run"),
         (["test", "--backend", "openvino"], "--backend: got openvino, expected one of onnxruntime"),
-        (["test", "--backend", "tensorrt"], "pip install 'videossm[trt]'"),
+        (["test", "--backend", "tensorrt"], "--backend: got tensorrt, which "),
         (["test", "--lowering", "loops"], "--lowering: got loops, expected one of contrib, standard"),
         (["test", "--opset", "12"], "--opset: got 12, expected 23 to 25"),
         (["test", "--layers", "1"], "--layers: got it with a checkpoint's weights"),
@@ -83,23 +85,76 @@ def test_dry_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
         (["test", "--wrong"], "No such option"),
     ],
 )
-def test_wrong_arguments(arguments: list[str], message: str) -> None:
+def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a refusal that fails must have nothing to overwrite
     assert message in refused(invoke(*arguments))
 
 
-def test_checkpoint_with_a_missing_tensor(tmp_path: Path) -> None:
+def test_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videossm.export.cli.find_spec", lambda module: None)
+    assert "not installed (pip install '.[rtx]')" in refused(invoke("test", "--backend", "tensorrt-rtx"))
+
+
+def test_export_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "videossm.models.checkpoint", None)
+    assert "pip install '.[export]'" in refused(invoke("test", "--random-weights"))
+
+
+@pytest.mark.parametrize(
+    ("break_model", "message"),
+    [
+        (lambda model: delattr(model.transformer.head.head, "bias"), "1 missing (transformer.head.head.bias)"),
+        (lambda model: model.register_buffer("extra", torch.zeros(1)), "1 unexpected (extra)"),
+        (
+            lambda model: setattr(model.transformer.head, "head", torch.nn.Linear(64, 3)),
+            "2 mis-shaped (transformer.head.head.bias (3,) instead of (16,)",
+        ),
+        (
+            lambda model: model.transformer.head.head.bias.data[3:4].fill_(float("nan")),
+            "transformer.head.head.bias with 1 NaN or infinite values",
+        ),
+    ],
+    ids=["missing", "unexpected", "mis-shaped", "NaN"],
+)
+def test_broken_checkpoints(break_model: Callable[[VideoModel], object], message: str, tmp_path: Path) -> None:
     model = random_model(small_preset())
-    del model.transformer.head.head.bias
+    break_model(model)
     save_checkpoint(model, tmp_path / "model.safetensors")
-    line = refused(invoke(tmp_path / "model.safetensors", "-o", tmp_path / "engine.plan"))
-    assert "1 missing (transformer.head.head.bias)" in line
+    assert message in refused(invoke(tmp_path / "model.safetensors", "-o", tmp_path / "engine.plan"))
     assert not (tmp_path / "engine.plan").exists()
 
 
-def test_checkpoint_with_nan(tmp_path: Path) -> None:
-    model = random_model(small_preset())
-    with torch.no_grad():
-        model.transformer.head.head.bias[3] = float("nan")
-    save_checkpoint(model, tmp_path / "model.safetensors")
-    line = refused(invoke(tmp_path / "model.safetensors", "-o", tmp_path / "engine.plan"))
-    assert "tensor 'transformer.head.head.bias': got 1 NaN or infinite values" in line
+def test_a_folder_as_checkpoint(tmp_path: Path) -> None:
+    assert "which is neither a file nor a preset" in refused(invoke(tmp_path))
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    assert "which is neither a file nor a preset" in refused(invoke("x" * 300))
+
+
+def test_a_plan_that_does_not_verify_replaces_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "engine.plan"
+    assert invoke(checkpoint, "-o", out, "--no-verify").exit_code == 0
+    before = Plan.open(out).identity
+    monkeypatch.setattr("videossm.export.verify.relative_error", lambda got, expected: float("nan"))
+    result = invoke(checkpoint, "-o", out, "--width", 64)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("verify: got chunk 0: relative error nan")
+    assert Plan.open(out).identity == before
+
+
+def test_ctrl_c_leaves_the_older_plan_and_no_debris(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "engine.plan"
+    assert invoke(checkpoint, "-o", out, "--no-verify").exit_code == 0
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("videossm.export.build.trace", interrupted)
+    assert invoke(checkpoint, "-o", out).exit_code == 130
+    Plan.open(out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.plan", "model.safetensors"]

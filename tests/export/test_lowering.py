@@ -25,6 +25,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3}  # relative error in the 
 OPSET = 24
 SCALE = 0.5
 LENGTHS = [1, 7, 48, 193]
+EXTREME = -69.0  # exp(-69) is 1e-30
 
 
 class GatedDelta(torch.nn.Module):
@@ -35,6 +36,11 @@ class GatedDelta(torch.nn.Module):
         return gated_delta_scan(*inputs[:5], state, SCALE)
 
 
+class SingleGatedDelta(torch.nn.Module):
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return gated_delta_scan(*inputs, SCALE)
+
+
 class Selective(torch.nn.Module):
     def forward(
         self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *rest: Tensor
@@ -43,15 +49,24 @@ class Selective(torch.nn.Module):
         return selective_scan(u, delta, A, B, C, state, D, None, delta_bias, True)
 
 
-def gated_inputs(tokens: int, kind: torch.dtype = torch.float32, d_k: int = 16) -> list[Tensor]:
+def gated_inputs(
+    tokens: int, kind: torch.dtype = torch.float32, d_k: int = 16, correlation: float = 0.0, extreme: bool = False
+) -> list[Tensor]:
+    """query, key, value, decay, beta, state; keys have the given cosine on average (as in the tests of the scans)."""
     noise = torch.Generator().manual_seed(tokens)
     batch, heads, d_v = 2, 3, 24
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=noise)
 
-    query, key = (F.normalize(normal(batch, tokens, heads, d_k), dim=-1) for _ in range(2))
+    common, own = (F.normalize(normal(batch, n, heads, d_k), dim=-1) for n in (1, tokens))
+    key = F.normalize(correlation**0.5 * common + (1 - correlation) ** 0.5 * own, dim=-1)
+    query = F.normalize(normal(batch, tokens, heads, d_k), dim=-1)
     decay, beta = -F.softplus(normal(batch, tokens, heads)), normal(batch, tokens, heads).sigmoid()
+    if extreme:
+        strikes = torch.rand(decay.shape, generator=noise)
+        decay = torch.where(strikes < 0.3, EXTREME, 0.01 * decay)
+        beta = torch.where(strikes > 0.8, 1.0, beta)
     state, value = normal(batch, heads, d_k, d_v), normal(batch, tokens, heads, d_v)
     return [*(x.to(kind) for x in (query, key, value)), decay, beta, state]
 
@@ -125,12 +140,30 @@ def expected_of_gated_delta(inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("name", sorted(LOWERINGS))
 @pytest.mark.parametrize("tokens", LENGTHS)
 def test_gated_delta(tokens: int, name: str) -> None:
-    inputs = gated_inputs(tokens)
-    model = exported(GatedDelta(), inputs)
+    """On usual keys, on neighbouring keys of cosine 0.9, and with some tokens that forget everything."""
+    model = exported(GatedDelta(), gated_inputs(tokens))
     onnx.checker.check_model(model, full_check=True)
     assert operators(model) == {(schemas.DOMAIN, schemas.GATED_DELTA_SCAN)}, "a scan is one node"
     model = lower(model, name)
-    assert_close(outputs(model, inputs), expected_of_gated_delta(inputs))
+    for correlation, extreme in ((0.0, False), (0.9, False), (0.9, True)):
+        inputs = gated_inputs(tokens, correlation=correlation, extreme=extreme)
+        assert_close(outputs(model, inputs), expected_of_gated_delta(inputs))
+
+
+@pytest.mark.parametrize("name", sorted(LOWERINGS))
+def test_split_invariance(name: str) -> None:
+    """One graph of 48 tokens = one of 7 and one of 41, neither a multiple of the block, with the state carried."""
+    inputs, parts = gated_inputs(48, correlation=0.9), (7, 41)
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        return outputs(lower(exported(SingleGatedDelta(), list(inputs)), name), list(inputs))
+
+    whole, last = run(*inputs)
+    state, pieces = inputs[5], []
+    for cut in zip(*(x.split(parts, 1) for x in inputs[:5]), strict=True):
+        output, state = run(*cut, state)
+        pieces.append(output)
+    assert_close([torch.cat(pieces, 1), state], (whole.double(), last.double()))
 
 
 @pytest.mark.parametrize("name", sorted(LOWERINGS))

@@ -21,11 +21,10 @@ from dataset import load
 from muon import BatchedMuon
 from teacher_forcing import Layout, predict, predict_first
 from videossm.models import transformer
-from videossm.models.presets import shapes
+from videossm.models.presets import SHAPES_SHIFT, shapes
 from videossm.models.text_encoder import TextEncoder
 from videossm.models.transformer import Transformer
 
-SHIFT = 3.0  # of the noise levels; equals the sampler's
 SIGMA_FLOOR = 0.1  # of the weight 1 / sigma^2
 CONTEXT_NOISE = 0.15  # largest noise level on context chunks, against drift
 LATE_STREAM = 0.5  # share of clips whose router believes to be deep in a long video
@@ -58,7 +57,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor |
 def noise_levels(shape: tuple[int, ...]) -> Tensor:
     """Uniform, warped as the sampler's."""
     s = torch.rand(shape)
-    return SHIFT * s / (1 + (SHIFT - 1) * s)
+    return SHAPES_SHIFT * s / (1 + (SHAPES_SHIFT - 1) * s)
 
 
 def flow_error(x0: Tensor, target: Tensor, sigma: Tensor) -> Tensor:
@@ -119,7 +118,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     config = shapes()
     model, data = Generator(), load(args.data)
-    average, step, elapsed_before = None, 0, 0.0
+    average, step = None, 0
     if args.out.exists():
         saved = torch.load(args.out, weights_only=True)
         model.load_state_dict(saved["model"])
@@ -134,7 +133,7 @@ def train(args: argparse.Namespace) -> None:
     compute = torch.compile(clip_loss if clips else first_loss, dynamic=False)
     start = saved_at = time.monotonic()
     losses, first_step = [], step
-    while (done := (time.monotonic() - start + elapsed_before) / 60 / args.minutes) < 1:
+    while (done := (time.monotonic() - start) / 60 / args.minutes) < 1:
         warm, cool = min(1.0, (step - first_step + 1) / 40), min(1.0, (1 - done) / args.cool) if args.cool else 1.0
         for opt in opts:
             for group in opt.param_groups:

@@ -1,0 +1,72 @@
+"""Where a plan goes: it is made in a folder beside its place and moved there when it is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from videossm.runtime.errors import PlanError
+from videossm.runtime.manifest import MANIFEST_FILE
+
+
+def check_out(out: Path) -> None:
+    """Raises PlanError unless a plan can be written at `out`; asked before minutes are spent."""
+    try:
+        place = out.resolve()
+        if place.exists() and not _is_plan(place):
+            raise PlanError(f"output: got {out}, which exists and is no plan, expected a new name; choose another -o")
+        if not place.parent.is_dir():
+            raise PlanError(f"output: got {out}, whose folder does not exist, expected one that does; make it first")
+        if not os.access(place.parent, os.W_OK | os.X_OK):
+            raise PlanError(f"output: got {out}, whose folder is not writable, expected one that is; choose another -o")
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+
+
+@contextmanager
+def new_plan(out: Path) -> Iterator[Path]:
+    """An empty folder to make a plan in, which takes the place of `out` at the end.
+
+    An older plan there stays until then, and stays for good if anything fails. Raises PlanError when
+    `out` exists and is no plan, or cannot be written.
+    """
+    check_out(out)
+    place = out.resolve()
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as temporary:
+            folder = Path(temporary, "new")
+            folder.mkdir()
+            yield folder
+            _swap(folder, place, Path(temporary, "old"))
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+
+
+def _swap(folder: Path, place: Path, old: Path) -> None:
+    if place.exists():
+        place.rename(old)
+    try:
+        folder.rename(place)
+    except BaseException:
+        if old.exists():
+            old.rename(place)
+        raise
+
+
+def _is_plan(folder: Path) -> bool:
+    """Whether nothing but a plan would be lost with `folder`."""
+    try:
+        listed = json.loads((folder / MANIFEST_FILE).read_bytes())["files"]
+        return {path.name for path in folder.iterdir()} <= {MANIFEST_FILE, *listed}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _cannot_write(out: Path, error: OSError) -> PlanError:
+    return PlanError(
+        f"output: got {out}, which cannot be written ({error.strerror}), expected room for a plan; mend it"
+    )
