@@ -29,6 +29,7 @@ def save_checkpoint(model: VideoModel, path: Path, dtype: torch.dtype = torch.fl
     """Writes weights in `dtype` and the config."""
     tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, path, {CONFIG_KEY: json.dumps(model.config.to_dict())})
+    path.chmod(0o644)  # safetensors makes it private, also inside a wheel
 
 
 def read_config(path: Path) -> ModelConfig:

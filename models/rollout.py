@@ -49,6 +49,7 @@ class ReferenceChunk:
 class ReferenceRollout:
     """An endless video from a model: `for chunk in ReferenceRollout(model, ids, mask, noise)`."""
 
+    @torch.no_grad()
     def __init__(self, model: VideoModel, input_ids: Tensor, attention_mask: Tensor, noise: NoiseSource) -> None:
         """`input_ids`, `attention_mask`: int64 [B, L]. `noise`: the Gaussian noise of a chunk's step."""
         self.config, self.noise = model.config, noise

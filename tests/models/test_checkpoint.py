@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,6 @@ def checkpoint(tmp_path: Path) -> Path:
 def rewrite(path: Path, change) -> None:
     tensors, config = load_file(path), read_config(path)
     change(tensors)
-    import json
-
     save_file(tensors, path, {CONFIG_KEY: json.dumps(config.to_dict())})
 
 
@@ -46,10 +45,22 @@ def test_round_trip(checkpoint: Path) -> None:
         ),
         (
             lambda t: t["autoencoder.decoder.out.bias"].fill_(float("nan")),
-            "tensor 'autoencoder.decoder.out.bias': got 192 NaN or infinite values",
+            "autoencoder.decoder.out.bias with 192 NaN or infinite values",
+        ),
+        (
+            lambda t: t.update({"autoencoder.decoder.mean": torch.full((4,), 1e300, dtype=torch.float64)}),
+            "autoencoder.decoder.mean with 4 NaN or infinite values",
+        ),
+        (
+            lambda t: t.update({"autoencoder.decoder.mean": torch.zeros(4, dtype=torch.int8)}),
+            "autoencoder.decoder.mean of torch.int8",
+        ),
+        (
+            lambda t: t.update({"autoencoder.decoder.mean": torch.zeros(4).to(torch.float8_e4m3fn)}),
+            "autoencoder.decoder.mean of torch.float8_e4m3fn",
         ),
     ],
-    ids=["missing", "unexpected", "mis-shaped", "NaN"],
+    ids=["missing", "unexpected", "mis-shaped", "NaN", "overflow", "int8", "float8"],
 )
 def test_wrong_tensors(checkpoint: Path, change, message: str) -> None:
     rewrite(checkpoint, change)
@@ -78,3 +89,8 @@ def test_no_config(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="no metadata 'videossm_config'"):
         read_config(path)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no readable safetensors file"):
+        read_config(tmp_path)

@@ -42,6 +42,35 @@ def test_wrong_values_name_the_field(change: dict, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("height", "64", "config.height: got '64', expected int"),
+        ("name", 5, "config.name: got 5, expected str"),
+        ("batch", 1.0, "config.batch: got 1.0, expected int"),
+        ("window", 3, "config.window: got 3, expected an object"),
+        ("transformer.dim", 64.0, "config.transformer.dim: got 64.0, expected int"),
+        ("transformer.eps", "1e-6", "config.transformer.eps: got '1e-6', expected float"),
+        ("transformer.memory", "no", "config.transformer.memory: got 'no', expected bool"),
+        ("transformer.patch", [1, 2], "patch: got (1, 2), expected (1, rows, columns)"),
+        ("transformer.patch", [1, 0, 2], "patch: got (1, 0, 2)"),
+        ("transformer.patch", 2, "config.transformer.patch: got 2, expected a list"),
+        ("transformer.freq_dim", 255, "freq_dim: got 255, expected an even number"),
+        ("transformer.rope_theta", float("inf"), "rope_theta: got inf"),
+        ("transformer.gates", "channel", "gates: got channel, expected head"),
+        ("text_encoder.layers", -1, "layers: got -1, expected at least 0"),
+        ("sampler.sigmas", ["high"], "config.sampler.sigmas: got 'high', expected float"),
+    ],
+)
+def test_wrong_types(field: str, value: object, message: str) -> None:
+    values = PRESETS["test"]().to_dict()
+    part, _, name = field.rpartition(".")
+    (values[part] if part else values)[name] = value
+    with pytest.raises(ConfigError) as error:
+        ModelConfig.from_dict(values)
+    assert message in str(error.value)
+
+
 def test_unknown_and_missing_fields() -> None:
     values = PRESETS["test"]().to_dict()
     with pytest.raises(ConfigError, match=r"config\.window: got unknown field 'stride'"):

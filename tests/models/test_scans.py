@@ -176,25 +176,25 @@ def test_linear_recurrence_gradient() -> None:
     assert torch.autograd.gradcheck(linear_recurrence, (decay, write, state))
 
 
-@pytest.mark.parametrize("tokens", [48, 96])
-def test_split_invariance(tokens: int) -> None:
-    """One call over 2N tokens = two calls over N with the state carried."""
-    inputs = gated_inputs(2 * tokens, correlation=0.9)
+# (7, 41): neither part is a multiple of the block, so both are filled up; the whole is.
+@pytest.mark.parametrize("parts", [(48, 48), (96, 96), (7, 41)], ids=str)
+def test_split_invariance(parts: tuple[int, int]) -> None:
+    """One call over all tokens = two calls over a part each with the state carried."""
+    inputs = gated_inputs(sum(parts), correlation=0.9)
     whole, last = gated_delta_chunked(*inputs, scale=1.0)
-    state, parts = inputs[5], []
-    for half in range(2):
-        output, state = gated_delta_chunked(*(x[:, half * tokens :][:, :tokens] for x in inputs[:5]), state, scale=1.0)
-        parts.append(output)
-    assert_close((torch.cat(parts, 1), state), (whole.double(), last.double()), TOLERANCE[torch.float32])
+    state, outputs = inputs[5], []
+    for cut in zip(*(x.split(parts, 1) for x in inputs[:5]), strict=True):
+        output, state = gated_delta_chunked(*cut, state, scale=1.0)
+        outputs.append(output)
+    assert_close((torch.cat(outputs, 1), state), (whole.double(), last.double()), TOLERANCE[torch.float32])
 
-    u, delta, A, B, C, state, D, z, bias = selective_inputs(2 * tokens)
+    u, delta, A, B, C, state, D, z, bias = selective_inputs(sum(parts))
     whole, last = selective_scan_parallel(u, delta, A, B, C, state, D, z, bias, True)
-    parts = []
-    for half in range(2):
-        cut = [x[..., half * tokens :][..., :tokens] for x in (u, delta, B, C, z)]
+    outputs = []
+    for cut in zip(*(x.split(parts, 2) for x in (u, delta, B, C, z)), strict=True):
         y, state = selective_scan_parallel(cut[0], cut[1], A, cut[2], cut[3], state, D, cut[4], bias, True)
-        parts.append(y)
-    assert_close((torch.cat(parts, 2), state), (whole.double(), last.double()), TOLERANCE[torch.float32])
+        outputs.append(y)
+    assert_close((torch.cat(outputs, 2), state), (whole.double(), last.double()), TOLERANCE[torch.float32])
 
 
 def test_operators_agree_with_their_fakes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import pytest
@@ -9,11 +10,15 @@ import torch
 from torch import Tensor
 
 from videossm.models.config import ModelConfig
-from videossm.models.model import random_model
+from videossm.models.model import VideoModel, random_model
 from videossm.models.presets import test as small_preset
-from videossm.models.step import Step
+from videossm.models.presets import videossm_1_3b
+from videossm.models.shapes.tokenizer import build_tokenizer
+from videossm.models.step import PromptEncoder, Step
+from videossm.models.transformer import Transformer
 
 TOLERANCE = 1e-5
+STEP_INPUTS = [name for name in inspect.signature(Step.forward).parameters if name != "self"]
 
 DIFFUSERS_NAMES = [  # ours -> diffusers', in order
     (r"^text_embedding\.0", "condition_embedder.text_embedder.linear_1"),
@@ -60,12 +65,10 @@ def run_chunk(config: ModelConfig, step: Step, latent: Tensor, sigma: float, tex
     return latent - moved
 
 
-@torch.no_grad()
-def test_equals_the_wan_transformer_of_diffusers() -> None:
+def wan_twin(config: ModelConfig, ours: Transformer) -> torch.nn.Module:
+    """diffusers' Wan with the weights of `ours`, whose norms are made to differ first."""
     diffusers = pytest.importorskip("diffusers", reason="the independent implementation; pip install 'videossm[wan]'")
-    config = small_preset().replace(batch=2, transformer={"memory": False, "dim": 96, "heads": 3, "layers": 3})
     c = config.transformer
-    ours = random_model(config, seed=1).transformer
     theirs = diffusers.WanTransformer3DModel(
         patch_size=c.patch,
         num_attention_heads=c.heads,
@@ -81,16 +84,91 @@ def test_equals_the_wan_transformer_of_diffusers() -> None:
         eps=c.eps,
         rope_max_seq_len=64,
     ).eval()
+    noise = torch.Generator().manual_seed(7)
     weights = {diffusers_name(name): tensor for name, tensor in ours.state_dict().items()}
     for name, weight in weights.items():
         if "norm" in name:
-            weight.normal_(1, 0.3)  # of ones a swapped pair would not show
+            weight.normal_(1, 0.3, generator=noise)  # of ones a swapped pair would not show
     theirs.load_state_dict(weights, strict=True)
+    return theirs
 
-    latent, text = torch.randn(config.latent_shape), torch.randn(2, c.text_len, c.text_dim)
-    expected = theirs(latent.transpose(1, 2), torch.full((2,), 700.0), text, return_dict=False)[0].transpose(1, 2)
+
+def wan_flow(wan: torch.nn.Module, latent: Tensor, sigma: float, text: Tensor) -> Tensor:
+    """What diffusers' Wan predicts for latents [B, F, C, h, w], all frames at `sigma` and seeing each other."""
+    time = torch.full((len(latent),), 1000 * sigma)
+    return wan(latent.transpose(1, 2), time, text, return_dict=False)[0].transpose(1, 2)
+
+
+@torch.no_grad()
+def test_equals_the_wan_transformer_of_diffusers() -> None:
+    config = small_preset().replace(batch=2, transformer={"memory": False, "dim": 96, "heads": 3, "layers": 3})
+    ours = random_model(config, seed=1).transformer
+    wan = wan_twin(config, ours)
+    noise = torch.Generator().manual_seed(8)
+    latent = torch.randn(config.latent_shape, generator=noise)
+    text = torch.randn(2, config.transformer.text_len, config.transformer.text_dim, generator=noise)
+    expected = wan_flow(wan, latent, 0.7, text)
     got = run_chunk(config, Step(ours, config), latent, 0.7, text)
     assert (got - expected).norm() / expected.norm() < TOLERANCE
+
+
+@torch.no_grad()
+def test_window_equals_the_wan_transformer_of_diffusers() -> None:
+    """Six frames at once = three committed, then three that see them in the window.
+
+    In a first layer the keys of a frame depend on no other frame, so with one layer Wan, which is not causal, gives
+    the last three the same. Wan has one noise level for all frames; so here the commit is at that one, not at 0.
+    """
+    config = small_preset().replace(batch=2, transformer={"memory": False, "dim": 96, "heads": 3, "layers": 1})
+    c, frames, sigma = config.transformer, config.window.chunk_frames, 0.7
+    ours = random_model(config, seed=1).transformer
+    wan, step = wan_twin(config, ours), Step(ours, config)
+    noise = torch.Generator().manual_seed(9)
+    batch, _, *shape = config.latent_shape
+    latents = torch.randn(batch, 2 * frames, *shape, generator=noise)
+    text = torch.randn(batch, c.text_len, c.text_dim, generator=noise)
+    expected = wan_flow(wan, latents, sigma, text)[:, frames:]
+
+    prompt = [tensor for pair in ours.prompt_state(text) for tensor in pair]
+    window = torch.full((2, batch, config.window_tokens, c.heads, c.head_dim), 1e3)  # poison: not NaN, 0 * NaN is NaN
+    past, slots = list(window), torch.full((config.window.window_frames,), -1)
+
+    def flow(chunk: int) -> tuple[Tensor, list[Tensor]]:
+        latent, level = latents[:, chunk * frames :][:, :frames], torch.tensor([sigma])
+        position = torch.arange(frames) + chunk * frames
+        moved, present = step(latent, level, level - 1, slots, position, prompt, past, [])
+        return latent - moved, present
+
+    _, present = flow(0)
+    for tensor, new in zip(past, present, strict=True):
+        tensor[:, config.chunk_tokens : 2 * config.chunk_tokens] = new
+    slots[frames : 2 * frames] = torch.arange(frames)
+    got, _ = flow(1)
+    error = float((got - expected).norm() / expected.norm())
+    assert error < TOLERANCE, f"flow behind a window: got relative error {error:.1e}, expected below {TOLERANCE:.0e}"
+
+
+def wan_keys(layers: int) -> set[str]:
+    """The tensors of a checkpoint of Wan2.1-T2V."""
+    linears = ["patch_embedding", "time_projection.1", "head.head"]
+    linears += [f"{name}_embedding.{i}" for name in ("text", "time") for i in (0, 2)]
+    keys = {"head.modulation"}
+    for block in (f"blocks.{i}" for i in range(layers)):
+        linears += [f"{block}.{name}" for name in ("norm3", "ffn.0", "ffn.2")]
+        linears += [f"{block}.{kind}_attn.{name}" for kind in ("self", "cross") for name in "qkvo"]
+        keys |= {f"{block}.{kind}_attn.norm_{name}.weight" for kind in ("self", "cross") for name in "qk"}
+        keys.add(f"{block}.modulation")
+    return keys | {f"{name}.{kind}" for name in linears for kind in ("weight", "bias")}
+
+
+def test_tensors_of_wan_1_3b() -> None:
+    with torch.device("meta"):
+        tensors = Transformer(videossm_1_3b().replace(transformer={"memory": False})).state_dict()
+    assert tensors.keys() == wan_keys(layers=30), f"names: {sorted(tensors.keys() ^ wan_keys(30))[:3]} differ"
+    assert len(tensors) == 825, f"tensors: got {len(tensors)}, expected 825"
+    count = sum(tensor.numel() for tensor in tensors.values())
+    assert count == 1_418_996_800, f"parameters: got {count}, expected 1418996800"
+    assert tensors["patch_embedding.weight"].shape == (1536, 16, 1, 2, 2), "the convolution is stored as one"
 
 
 class TestStep:
@@ -143,7 +221,7 @@ class TestStep:
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
     @torch.no_grad()
-    @pytest.mark.parametrize("name", ["latent", "prompt", "past", "memory", "rho", "noise", "slot_position"])
+    @pytest.mark.parametrize("name", STEP_INPUTS)
     def test_every_input_matters(self, name: str) -> None:
         inputs = self.inputs(filled_slots=9)
         expected, _ = self.step()(**inputs)
@@ -159,12 +237,62 @@ class TestStep:
         torch.testing.assert_close(got, inputs["latent"], atol=0, rtol=0)
 
     @torch.no_grad()
-    def test_x0_and_flow_predictions_describe_the_same_step(self) -> None:
+    @pytest.mark.parametrize("kind", ["euler", "renoise"])
+    def test_x0_prediction(self, kind: str) -> None:
+        """The head's prediction is the clean latent: the step goes on from it by the sampler's equation."""
         inputs = self.inputs(filled_slots=9)
-        flow_step = self.step()
-        x0_config = self.config.replace(transformer={"prediction": "x0"})
-        x0_step = Step(flow_step.transformer, x0_config)
-        moved, _ = x0_step(**{**inputs, "sigma_next": torch.zeros(1)})
-        x0 = moved  # the last step of either sampler lands on the predicted clean latent
-        flow, _ = flow_step(**{**inputs, "noise": None, "sigma_next": inputs["sigma"] - 1})
-        torch.testing.assert_close(x0, inputs["latent"] - flow, atol=1e-5, rtol=1e-5)
+        flow_step, latent, s = self.step(), inputs["latent"], inputs["sigma"]
+        moved, _ = flow_step(**{**inputs, "noise": None, "sigma_next": s - 1})  # as a flow: latent - prediction
+        prediction, s_next = latent - moved, inputs["sigma_next"]
+        assert s_next > 0, f"sigma_next: got {s_next.item()}, expected more than 0; at 0 both samplers end at x0"
+        if kind == "euler":
+            expected = latent + (s_next - s) * (latent - prediction) / s
+        else:
+            expected = (1 - s_next) * prediction + s_next * inputs["noise"]
+        x0_step = Step(flow_step.transformer, self.config.replace(transformer={"prediction": "x0"}))
+        got, _ = x0_step(**{**inputs, "noise": inputs["noise"] if kind == "renoise" else None})
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+class TestPrompt:
+    """The small preset's text encoder and the prompt state made of its features."""
+
+    texts = ("a red circle bounces on gray", "a blue square", "a red circle")
+
+    @pytest.fixture
+    def model(self) -> VideoModel:
+        return random_model(small_preset())
+
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """Ids and mask of `texts`, int64 [3, L] each."""
+        tokenizer = build_tokenizer()
+        tokenizer.enable_padding(length=small_preset().transformer.text_len)
+        encoded = tokenizer.encode_batch(list(self.texts))
+        return torch.tensor([e.ids for e in encoded]), torch.tensor([e.attention_mask for e in encoded])
+
+    def features_and_state(self, model: VideoModel, ids: Tensor, mask: Tensor) -> list[Tensor]:
+        encode = PromptEncoder(model.text_encoder, model.transformer)
+        return [model.text_encoder(ids, mask), *encode(ids, mask)]
+
+    @torch.no_grad()
+    def test_features_of_padding_are_zero(self, model: VideoModel) -> None:
+        ids, mask = self.tokens()
+        features, words = model.text_encoder(ids, mask), mask.bool()
+        assert words.sum(1).tolist() == [6, 3, 3], f"words: got {words.sum(1).tolist()}, expected [6, 3, 3]"
+        assert not features[~words].any(), "padding has features"
+        assert bool(features[words].any(-1).all()), "a word has no features"
+
+    @torch.no_grad()
+    def test_what_stands_in_padding_does_not_count(self, model: VideoModel) -> None:
+        ids, mask = self.tokens()
+        words = torch.randint(2, int(ids.max()) + 1, ids.shape, generator=torch.Generator().manual_seed(2))
+        got = self.features_and_state(model, torch.where(mask == 0, words, ids), mask)
+        torch.testing.assert_close(got, self.features_and_state(model, ids, mask), atol=0, rtol=0)
+
+    @torch.no_grad()
+    def test_prompts_differ(self, model: VideoModel) -> None:
+        """Already at their first word, which is the same."""
+        for tensor in self.features_and_state(model, *self.tokens()):
+            for a, b in ((0, 1), (0, 2), (1, 2)):
+                difference = (tensor[a, 0] - tensor[b, 0]).abs().max().item()
+                assert difference > 1e-4, f"{self.texts[a]!r} and {self.texts[b]!r}: differ by {difference} only"
