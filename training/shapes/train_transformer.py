@@ -3,8 +3,9 @@
     python training/shapes/train_transformer.py --data out/clips.pt --out out/transformer.pt --stage first --minutes 20
     python training/shapes/train_transformer.py --data out/clips.pt --out out/transformer.pt --stage clips --minutes 90
 
-Stage `first` trains first chunks alone (cheap: no past), `clips` all chunks by teacher forcing. Each
-stage goes on from --out where it exists. Flow matching on x0, its error weighed as a velocity error.
+Stage `first` trains first chunks alone (cheap: no past), `clips` all chunks by teacher forcing and first
+chunks beside them: they are the hard ones, nothing before them says where the object is. Each stage goes
+on from --out where it exists. Flow matching on x0, its error weighed as a velocity error.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from videossm.models.transformer import Transformer
 
 SIGMA_FLOOR = 0.1  # of the weight 1 / sigma^2
 CONTEXT_NOISE = 0.15  # largest noise level on context chunks, against drift
+FIRST_WEIGHT = 0.5  # of the loss of first chunks beside that of clips
 LATE_STREAM = 0.5  # share of clips whose router believes to be deep in a long video
 SAVE_EVERY_S = 240
 
@@ -126,11 +128,12 @@ def train(args: argparse.Namespace) -> None:
     average = average or {n: p.detach().clone() for n, p in model.named_parameters()}
     opts = optimisers(model, args.rate)
     clips = args.stage == "clips"
-    layout = Layout(config.window, args.chunks if clips else 1)
-    frames = layout.chunks * layout.frames
-    source = batches(data, frames, args.batch)
+    layout = Layout(config.window, args.chunks)
+    sources = {"first": batches(data, layout.frames, args.first_batch)}
+    if clips:
+        sources["clips"] = batches(data, layout.chunks * layout.frames, args.batch)
     transformer.attend = plain_attention
-    compute = torch.compile(clip_loss if clips else first_loss, dynamic=False)
+    first, later = (torch.compile(loss, dynamic=False) for loss in (first_loss, clip_loss))
     start = saved_at = time.monotonic()
     losses, first_step = [], step
     while (done := (time.monotonic() - start) / 60 / args.minutes) < 1:
@@ -138,18 +141,22 @@ def train(args: argparse.Namespace) -> None:
         for opt in opts:
             for group in opt.param_groups:
                 group["lr"] = args.rate * warm * cool
-        latents, ids, mask = next(source)
-        if clips:
-            latents = latents.unflatten(1, (layout.chunks, layout.frames))
+        batch = next(sources["first"])
         with torch.autocast("cpu", torch.bfloat16):
-            loss = compute(model, layout, latents, ids, mask, *([args.copies] if clips else []))
-        loss.backward()
+            loss = first(model, layout, *batch)
+        (loss * (FIRST_WEIGHT if clips else 1)).backward()
+        if clips:
+            latents, ids, mask = next(sources["clips"])
+            latents = latents.unflatten(1, (layout.chunks, layout.frames))
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = later(model, layout, latents, ids, mask, args.copies)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
             opt.step()
             opt.zero_grad(set_to_none=True)
         step += 1
-        weight = max(0.002, 1 / ((step - first_step) / 5 + 1)) if first_step == 0 else 0.002
+        weight = max(0.005, 1 / ((step - first_step) / 5 + 1)) if first_step == 0 else 0.005
         with torch.no_grad():
             parameters = dict(model.named_parameters())
             torch._foreach_lerp_(list(average.values()), [parameters[n] for n in average], weight)
@@ -176,9 +183,10 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stage", choices=["first", "clips"], required=True)
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--first-batch", type=int, default=128, help="first chunks an iteration, in either stage")
+    parser.add_argument("--batch", type=int, default=12, help="clips an iteration")
     parser.add_argument("--chunks", type=int, default=7)
-    parser.add_argument("--copies", type=int, default=1)
+    parser.add_argument("--copies", type=int, default=2, help="noisy copies of each chunk of a clip")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--cool", type=float, default=0.0, help="share of the time over which the rate falls to 0")
     parser.add_argument("--seed", type=int, default=0)
