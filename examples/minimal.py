@@ -5,12 +5,11 @@ from videossm.runtime.sinks import open_sink
 
 plan = Plan.open("out/engine.plan")
 stream = plan.manifest.stream
-sink = open_sink("out/minimal.mp4", stream.width, stream.height, stream.fps)
-rollout = Rollout(plan, prompt="a red circle bounces on gray", seed=7)
-for chunk in rollout:  # endless; chunk.frames: uint8 [T, H, W, 3]
-    sink.write(chunk.frames)
-    if chunk.index == 15:
-        rollout.set_prompt("a green square moves left on white")
-    if chunk.index == 31:
-        break
-sink.close()
+with open_sink("out/minimal.mp4", stream.width, stream.height, stream.fps) as sink:
+    rollout = Rollout(plan, prompt="a red circle bounces on gray", seed=7)
+    for chunk in rollout:  # endless; chunk.frames: uint8 [T, H, W, 3]
+        sink.write(chunk.frames)
+        if chunk.index == 15:
+            rollout.set_prompt("a green square moves left on white")
+        if chunk.index == 31:
+            break

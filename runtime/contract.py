@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable
 
 from videossm.runtime.errors import PlanError
-from videossm.runtime.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest, Tensor
+from videossm.runtime.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest, TensorSpec
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
@@ -77,24 +77,25 @@ def _check_text_encoder(manifest: Manifest) -> None:
 
 def _check_step(manifest: Manifest) -> None:
     engine, stream, where = manifest.engines.step, manifest.stream, "engines.step"
-    latent = _need(engine.inputs, f"{where}.inputs", LATENT)
+    latent = _need(engine.inputs, f"{where}.inputs", LATENT, "float32")
     if len(latent.shape) != 5 or latent.shape[:2] != (stream.batch, stream.chunk_frames):
         expected = f"[batch = {stream.batch}, chunk_frames = {stream.chunk_frames}, C, h, w]"
         raise _fail(f"{where}.inputs.{LATENT}.shape", list(latent.shape), expected)
-    _need(engine.outputs, f"{where}.outputs", LATENT_NEXT, latent.dtype, latent.shape)
+    _need(engine.outputs, f"{where}.outputs", LATENT_NEXT, "float32", latent.shape)
     inputs = {LATENT, SIGMA, SIGMA_NEXT, SLOT_POSITION, FRAME_POSITION, *manifest.prompt}
     for name in (SIGMA, SIGMA_NEXT):
         _need(engine.inputs, f"{where}.inputs", name, "float32", (1,))
     _need(engine.inputs, f"{where}.inputs", SLOT_POSITION, "int64", (stream.window_frames,))
     _need(engine.inputs, f"{where}.inputs", FRAME_POSITION, "int64", (stream.chunk_frames,))
     if manifest.sampler.kind == "renoise":
-        _need(engine.inputs, f"{where}.inputs", NOISE, latent.dtype, latent.shape)
+        _need(engine.inputs, f"{where}.inputs", NOISE, "float32", latent.shape)
         inputs.add(NOISE)
     if manifest.engines.memory is not None:
         _need(engine.inputs, f"{where}.inputs", RHO, "float32", (1,))
         inputs.add(RHO)
+    encoded = manifest.engines.text_encoder.outputs
     for name in manifest.prompt:
-        _same(engine.inputs, f"{where}.inputs", _find(manifest.engines.text_encoder.outputs, name), name)
+        _same(engine.inputs, f"{where}.inputs", _need(encoded, "engines.text_encoder.outputs", name), name)
     for pair in manifest.window:
         present = _need(engine.outputs, f"{where}.outputs", pair.present)
         if len(present.shape) < 2 or present.shape[0] != stream.batch:
@@ -112,12 +113,13 @@ def _check_step(manifest: Manifest) -> None:
 def _check_memory(manifest: Manifest) -> None:
     engine, where = manifest.engines.memory, "engines.memory"
     evicted = {pair.evicted: pair.present for pair in manifest.window if pair.evicted is not None}
+    outputs = manifest.engines.step.outputs
     if engine is None:
         if manifest.memory or evicted:
             raise _fail("engines.memory", "none", "the engine that memory and window.evicted speak of")
         return
     for name, present in evicted.items():
-        _same(engine.inputs, f"{where}.inputs", _find(manifest.engines.step.outputs, present), name)
+        _same(engine.inputs, f"{where}.inputs", _need(outputs, "engines.step.outputs", present), name)
     for pair in manifest.memory:
         past = _need(engine.inputs, f"{where}.inputs", pair.past)
         _same(engine.outputs, f"{where}.outputs", past, pair.present)
@@ -128,8 +130,8 @@ def _check_memory(manifest: Manifest) -> None:
 
 def _check_decoder(manifest: Manifest) -> None:
     engine, stream, where = manifest.engines.decoder, manifest.stream, "engines.decoder"
-    latent = _find(manifest.engines.step.inputs, LATENT)
-    _need(engine.inputs, f"{where}.inputs", LATENTS, latent.dtype, latent.shape)
+    latent = _need(manifest.engines.step.inputs, "engines.step.inputs", LATENT)
+    _need(engine.inputs, f"{where}.inputs", LATENTS, "float32", latent.shape)
     frames = (stream.batch, stream.frames_per_chunk, stream.height, stream.width, 3)
     _need(engine.outputs, f"{where}.outputs", FRAMES, "uint8", frames)
     for pair in manifest.caches:
@@ -150,17 +152,13 @@ def _shown(names: Iterable[str]) -> str:
     return ", ".join(first[:_NAMES_SHOWN]) + (", .." if len(first) > _NAMES_SHOWN else "")
 
 
-def _find(tensors: Iterable[Tensor], name: str) -> Tensor:
-    return next(tensor for tensor in tensors if tensor.name == name)
-
-
 def _need(
-    tensors: tuple[Tensor, ...],
+    tensors: tuple[TensorSpec, ...],
     where: str,
     name: str,
     dtype: str | None = None,
     shape: tuple[int, ...] | None = None,
-) -> Tensor:
+) -> TensorSpec:
     tensor = next((tensor for tensor in tensors if tensor.name == name), None)
     if tensor is None:
         raise _fail(where, f"no tensor {name}", f"it among {_shown(t.name for t in tensors)}")
@@ -171,12 +169,12 @@ def _need(
     return tensor
 
 
-def _same(tensors: tuple[Tensor, ...], where: str, other: Tensor, name: str) -> None:
+def _same(tensors: tuple[TensorSpec, ...], where: str, other: TensorSpec, name: str) -> None:
     """`name` is among `tensors`, with the dtype and shape of `other`, the same tensor's other end."""
     _need(tensors, where, name, other.dtype, other.shape)
 
 
-def _need_all(tensors: tuple[Tensor, ...], where: str, known: set[str]) -> None:
+def _need_all(tensors: tuple[TensorSpec, ...], where: str, known: set[str]) -> None:
     """No tensor is left over, none stands twice."""
     names = [tensor.name for tensor in tensors]
     for name in names:

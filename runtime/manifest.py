@@ -24,7 +24,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class Tensor(_Part):
+class TensorSpec(_Part):
     """One input or output of an engine; shapes are static."""
 
     name: Name
@@ -36,25 +36,19 @@ class Tensor(_Part):
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
 
-class Engine(_Part):
+class EngineSpec(_Part):
     """One graph of the plan."""
 
     file: FileName
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-
-    def input(self, name: str) -> Tensor | None:
-        return next((tensor for tensor in self.inputs if tensor.name == name), None)
-
-    def output(self, name: str) -> Tensor | None:
-        return next((tensor for tensor in self.outputs if tensor.name == name), None)
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
 
 class Stream(_Part):
     """What comes out. `*_frames` count latent frames, `frames_per_chunk`, `height`, `width` are of the video."""
 
     batch: PositiveInt
-    fps: PositiveFloat
+    fps: Annotated[float, Field(ge=0.01, le=1000)]
     height: PositiveInt
     width: PositiveInt
     frames_per_chunk: PositiveInt
@@ -108,12 +102,12 @@ class File(_Part):
 
 
 class Engines(_Part):
-    text_encoder: Engine
-    step: Engine
-    memory: Engine | None = None
-    decoder: Engine
+    text_encoder: EngineSpec
+    step: EngineSpec
+    memory: EngineSpec | None = None
+    decoder: EngineSpec
 
-    def items(self) -> list[tuple[str, Engine]]:
+    def items(self) -> list[tuple[str, EngineSpec]]:
         """The engines that the plan has, by name."""
         return [(name, engine) for name in type(self).model_fields if (engine := getattr(self, name)) is not None]
 

@@ -1,7 +1,7 @@
 """Counter-based noise: Philox4x32-10 and Box-Muller, the same numbers in NumPy and C++.
 
-A number depends on its seed, chunk, step and place only, so a resumed stream, a fork and any batch
-slot draw the same noise. Philox is from Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+A number depends on its seed, chunk, step and place only, so a resumed stream, a fork and a stream
+at any place of a batch draw the same noise. Philox is from Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
 (SC 2011), and is tested against the known answers of its authors' Random123.
 """
 
@@ -34,7 +34,7 @@ def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.
 
 
 def noise(seed: int, chunk: int, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Standard normal float32 of `shape` (one batch slot, C order).
+    """Standard normal float32 of `shape` (one stream of a batch, C order).
 
     `seed` 0 <= seed < 2**64. `step` 0 is the chunk's first noise; the fresh noise of renoise step k is
     step k + 1. Block b of four numbers comes from the counter (b, step, chunk low, chunk high).

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from videossm.runtime import contract
 from videossm.runtime.backends import Backend, Buffer, Engine, Pass
-from videossm.runtime.manifest import Manifest, Tensor
+from videossm.runtime.manifest import Manifest, TensorSpec
 from videossm.runtime.window import Ring
 
 _Buffers = dict[str, Buffer]
@@ -25,7 +25,7 @@ _Buffers = dict[str, Buffer]
 class _Pair:
     """Two sets of buffers that change roles: what is read now, and what is written for the next time."""
 
-    def __init__(self, backend: Backend, tensors: Iterable[Tensor]) -> None:
+    def __init__(self, backend: Backend, tensors: Iterable[TensorSpec]) -> None:
         tensors = list(tensors)
         self.sides = [_buffers(backend, tensors), _buffers(backend, tensors)]
         self.side = 0
@@ -76,25 +76,25 @@ class Passes:
         """The clean chunk once more at sigma 0: leaves its keys, values and gates."""
         self._run("step", self._commit[self._memory.side])
 
-    def evict(self, slot: int) -> None:
+    def evict(self, chunk_slot: int) -> None:
         """What lies in the chunk slot goes into the memory."""
         if not self._evict:
             return
-        self._backend.copy(self._staged[slot])
-        self._run("memory", self._evict[slot][self._memory.side])
+        self._backend.copy(self._staged[chunk_slot])
+        self._run("memory", self._evict[chunk_slot][self._memory.side])
         self._memory.swap()
 
-    def store(self, slot: int) -> None:
+    def store(self, chunk_slot: int) -> None:
         """What the commit left, and the clean latent, into the chunk slot."""
-        self._backend.copy((self._committed[name], part) for name, part in self._slots[slot].items())
+        self._backend.copy((self._committed[name], part) for name, part in self._chunk_slots[chunk_slot].items())
 
-    def recall(self, slot: int) -> None:
+    def recall(self, chunk_slot: int) -> None:
         """The clean latent of a chunk slot takes the place of the current one."""
-        self._backend.copy([(self._slots[slot][contract.LATENT], self._committed[contract.LATENT])])
+        self._backend.copy([(self._chunk_slots[chunk_slot][contract.LATENT], self._committed[contract.LATENT])])
 
-    def latent(self) -> NDArray[Any]:
-        """The clean latent [B, F, C, h, w] of the chunk, a copy."""
-        return self._committed[contract.LATENT].read()
+    def latent(self, chunk_slot: int) -> NDArray[Any]:
+        """The clean latent [B, F, C, h, w] in the chunk slot, a copy."""
+        return self._chunk_slots[chunk_slot][contract.LATENT].read()
 
     def decode(self) -> NDArray[np.uint8]:
         """The clean chunk as frames [B, T, H, W, 3], a copy."""
@@ -152,9 +152,9 @@ class Passes:
             tensor.name: buffer(contract.window_shape(manifest, tensor.shape), tensor.dtype)
             for tensor in (latent, *present)
         }
-        self._slots = [self._slot(index) for index in range(Ring.of(manifest.stream).window)]
+        self._chunk_slots = [self._chunk_slot(index) for index in range(Ring.of(manifest.stream).window)]
 
-    def _slot(self, index: int) -> _Buffers:
+    def _chunk_slot(self, index: int) -> _Buffers:
         """The parts of the ring that chunk slot `index` covers."""
         size = {name: buffer.shape[1] for name, buffer in self._committed.items()}
         return {name: ring.part(index * size[name], (index + 1) * size[name]) for name, ring in self._ring.items()}
@@ -191,14 +191,14 @@ class Passes:
         return self._engines["decoder"].bind(inputs, {**outputs, **self._frames})
 
     def _bind_memory(self) -> None:
-        """The memory engine reads the ring in place where a slot is contiguous (batch 1), else a copy of it."""
+        """The memory engine reads the ring in place where a chunk slot is contiguous (batch 1), else a copy."""
         pairs = [(pair.present, pair.evicted) for pair in self._manifest.window if pair.evicted is not None]
         staging: _Buffers = {}
-        for slot in self._slots:
+        for chunk_slot in self._chunk_slots:
             evicted: _Buffers = {}
             copies = []
             for present, name in pairs:
-                part = slot[present]
+                part = chunk_slot[present]
                 if part.contiguous:
                     evicted[name] = part
                     continue
@@ -215,5 +215,5 @@ class Passes:
         return self._engines["memory"].bind({**evicted, **past}, outputs)
 
 
-def _buffers(backend: Backend, tensors: Iterable[Tensor]) -> _Buffers:
+def _buffers(backend: Backend, tensors: Iterable[TensorSpec]) -> _Buffers:
     return {tensor.name: backend.buffer(tensor.shape, tensor.dtype) for tensor in tensors}

@@ -95,7 +95,7 @@ def _read_manifest(folder: Path) -> tuple[Manifest, str]:
 def _parse(content: bytes) -> Manifest:
     try:
         values = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"{MANIFEST_FILE}: got no valid JSON ({error}); copy or export the plan again") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import copy
-import math
+import operator
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videossm.runtime.backends import open_backend
-from videossm.runtime.errors import PromptError, UserError
-from videossm.runtime.manifest import Manifest
+from videossm.runtime.errors import PromptError, StateError, UserError
 from videossm.runtime.noise import noise
 from videossm.runtime.passes import Passes
 from videossm.runtime.plan import Plan
 from videossm.runtime.prompt import PromptTokenizer
 from videossm.runtime.state import StateHeader, check_tensors, load_state, save_state
 from videossm.runtime.window import Ring
-
-_SHARED_WORK = 5e9  # bytes of weights x tokens of a chunk, from which on a second thread pays
 
 
 @dataclass(frozen=True)
@@ -35,37 +32,53 @@ class Chunk:
     frames: NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class _Prompts:
+    """One for each stream of the batch, with what the tokenizer makes of them, [B, L] int64."""
+
+    texts: list[str]
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+
+    def means(self, other: _Prompts | None) -> bool:
+        """Is it the same to the model, however it is spelt?"""
+        return other is not None and np.array_equal(self.ids, other.ids) and np.array_equal(self.mask, other.mask)
+
+
 class Rollout:
     """An iterator over the chunks of a video that never ends.
 
-    One thread iterates, saves and forks; `cancel` and `set_prompt` may be called from any other.
+    One thread iterates, saves and forks; `cancel` and `set_prompt` may be called from any other. An exception
+    that cuts a change of the state in two, as a second Ctrl-C may, makes it refuse to go on (StateError).
     """
 
     def __init__(
         self,
         plan: Plan,
         prompt: str | Sequence[str],
-        seed: int | Sequence[int] = 0,
+        seed: SupportsIndex | Sequence[SupportsIndex] = 0,
         device: str = "cpu",
         threads: int | None = None,
     ) -> None:
-        """`prompt` and `seed`: one for each batch slot (a single seed s stands for s, s + 1, ..).
+        """`prompt` and `seed`: one for each stream of the batch (a single seed s stands for s, s + 1, ..).
 
-        `device` is `cpu` or `cuda:N`. `threads` are those of a CPU; None for one a physical core, or a single
-        one where a step is too small to share.
+        `device` is `cpu` or `cuda:N`. `threads` are those of a CPU; None for the backend's own number.
         Raises PromptError, BackendError or, for a seed, UserError.
         """
         manifest = plan.manifest
         self.plan = plan
         self.seeds = _seeds(seed, manifest.stream.batch)
         self._tokenizer = PromptTokenizer(plan.tokenizer_file, manifest.text.length)
-        self._prompts: list[str] = []  # in force
+        self._lock = threading.Lock()  # around the pending prompts
+        self._pending: _Prompts | None = None
+        self._prompts: _Prompts | None = None  # in force
         self.set_prompt(prompt)  # before the engines load: a wrong one is told at once
-        backend = open_backend(manifest.backend, device, _useful_threads(manifest) if threads is None else threads)
+        backend = open_backend(manifest.backend, device, threads)
         engines = {name: backend.load(name, spec, plan.path / spec.file) for name, spec in manifest.engines.items()}
         self._passes = Passes(manifest, backend, engines)
         self._ring = Ring.of(manifest.stream)
         self._chunk = 0
+        self._torn = False  # the buffers lie between two chunks
         self._cancelled = threading.Event()
 
     def __iter__(self) -> Rollout:
@@ -73,6 +86,8 @@ class Rollout:
 
     def __next__(self) -> Chunk:
         """The next chunk. After `cancel` it stops once; the call after that makes the same chunk anew."""
+        self._check_whole()
+        self._stop_if_cancelled()
         self._switch_prompt()
         self._denoise()
         self._commit()
@@ -86,13 +101,17 @@ class Rollout:
 
     @property
     def prompts(self) -> list[str]:
-        """What the next chunk will follow, one for each batch slot."""
-        return list(self._next_prompts or self._prompts)
+        """What the next chunk will follow, one for each stream of the batch."""
+        following = self._pending or self._prompts
+        return list(following.texts) if following else []
 
     @property
     def latent(self) -> NDArray[Any]:
-        """The clean latent [B, F, C, h, w] of the last chunk, a copy."""
-        return self._passes.latent()
+        """The clean latent [B, F, C, h, w] of the last chunk, a copy. Raises StateError before the first one."""
+        self._check_whole()
+        if not self._chunk:
+            raise StateError("rollout: got no chunk yet, expected one; call next(rollout) first")
+        return self._passes.latent(self._ring.chunk_slot(self._chunk - 1))
 
     @property
     def timings(self) -> dict[str, float]:
@@ -105,17 +124,23 @@ class Rollout:
         batch = self.plan.manifest.stream.batch
         if len(prompts) != batch:
             raise PromptError(f"prompt: got {len(prompts)}, expected {batch}, the plan's batch; add or drop some")
-        self._tokenizer.encode(prompts)
-        self._next_prompts: list[str] | None = prompts
+        encoded = _Prompts(prompts, *self._tokenizer.encode(prompts))
+        with self._lock:
+            self._pending = encoded
 
     def cancel(self) -> None:
-        """Ends the iteration before its next step. The state stays that after the last whole chunk."""
+        """Ends the iteration before its next chunk or denoising step. The state stays that after the last chunk."""
         self._cancelled.set()
 
     def save(self, path: str | Path) -> None:
         """Writes the state of the stream, whole or not at all. Raises StateError."""
+        self._check_whole()
+        prompts, pending = self._prompts, self._pending
         header = StateHeader(
-            prompts=self._prompts, next_prompts=self._next_prompts, seeds=self.seeds, chunk=self._chunk
+            prompts=prompts.texts if prompts else [],
+            next_prompts=pending.texts if pending else None,
+            seeds=self.seeds,
+            chunk=self._chunk,
         )
         save_state(path, self.plan, header, {name: buffer.read() for name, buffer in self._passes.state().items()})
 
@@ -130,33 +155,42 @@ class Rollout:
             buffer.write(tensors[name])
         rollout._chunk = header.chunk
         if header.prompts:
-            rollout._encode(header.prompts)
+            rollout._encode(_Prompts(header.prompts, *rollout._tokenizer.encode(header.prompts)))
         return rollout
 
     def fork(self) -> Rollout:
         """An independent rollout that goes on from the same state, over the same engines."""
+        self._check_whole()
         other = copy.copy(self)
         other._passes = self._passes.fork()
+        other._lock = threading.Lock()
         other._cancelled = threading.Event()
         return other
 
     def _switch_prompt(self) -> None:
         """A new prompt recomputes the window, chunk by chunk in video order; the memory stays."""
-        prompts, self._next_prompts = self._next_prompts, None
-        if prompts is None or prompts == self._prompts:
-            return
-        self._encode(prompts)
+        self._torn = True
+        with self._lock:
+            pending, self._pending = self._pending, None
+        if pending is not None and pending.means(self._prompts):
+            self._prompts = pending
+        elif pending is not None:
+            self._encode(pending)
+            self._recompute()
+        self._torn = False
+
+    def _encode(self, prompts: _Prompts) -> None:
+        self._passes.encode_prompt(prompts.ids, prompts.mask)
+        self._prompts = prompts
+
+    def _recompute(self) -> None:
         held = self._ring.held(self._chunk)
         for count, chunk in enumerate(held):
-            slot = self._ring.slot(chunk)
+            chunk_slot = self._ring.chunk_slot(chunk)
             self._place(chunk, held[:count])
-            self._passes.recall(slot)
+            self._passes.recall(chunk_slot)
             self._passes.commit()
-            self._passes.store(slot)
-
-    def _encode(self, prompts: list[str]) -> None:
-        self._passes.encode_prompt(*self._tokenizer.encode(prompts))
-        self._prompts = prompts
+            self._passes.store(chunk_slot)
 
     def _denoise(self) -> None:
         """From noise to the clean latent. Raises StopIteration when cancelled."""
@@ -175,15 +209,17 @@ class Rollout:
 
     def _evict(self) -> None:
         """Makes room in the window through the memory, and moves the committed chunk in."""
-        slot = self._ring.slot(self._chunk)
+        chunk_slot = self._ring.chunk_slot(self._chunk)
+        self._torn = True
         if self._ring.evicts(self._chunk):
-            self._passes.evict(slot)
-        self._passes.store(slot)
+            self._passes.evict(chunk_slot)
+        self._passes.store(chunk_slot)
 
     def _decode(self) -> Chunk:
         frames = self._passes.decode()
         chunk = Chunk(self._chunk, self._chunk * self.plan.chunk_seconds, frames if len(frames) > 1 else frames[0])
         self._chunk += 1
+        self._torn = False
         return chunk
 
     def _place(self, chunk: int, visible: Sequence[int]) -> None:
@@ -193,26 +229,27 @@ class Rollout:
         shape = self._passes.latent_shape[1:]
         return np.stack([noise(seed, self._chunk, step, shape) for seed in self.seeds])
 
+    def _check_whole(self) -> None:
+        if self._torn:
+            raise StateError(
+                "rollout: interrupted within a chunk, whose state is lost, expected a whole one; "
+                "resume from a saved state"
+            )
+
     def _stop_if_cancelled(self) -> None:
         if self._cancelled.is_set():
             self._cancelled.clear()
             raise StopIteration
 
 
-def _useful_threads(manifest: Manifest) -> int | None:
-    """1 for a plan whose steps are too small to share, None (one a physical core) for all others.
-
-    Measured with 22 MB of weights on two idle cores, ms a chunk with one and two threads: 48 tokens 51 and 55,
-    192 tokens 130 and 124, 384 tokens 260 and 220; beside another busy process 48 tokens take 45 and 70.
-    """
-    present = {pair.present for pair in manifest.window}
-    tokens = [math.prod(tensor.shape[:2]) for tensor in manifest.engines.step.outputs if tensor.name in present]
-    weights_bytes = sum(file.size_bytes for file in manifest.files.values())
-    return 1 if weights_bytes * max(tokens, default=0) < _SHARED_WORK else None
-
-
-def _seeds(seed: int | Sequence[int], batch: int) -> list[int]:
-    seeds = [seed + slot for slot in range(batch)] if isinstance(seed, int) else list(seed)
+def _seeds(seed: SupportsIndex | Sequence[SupportsIndex], batch: int) -> list[int]:
+    try:
+        if isinstance(seed, Iterable):
+            seeds = [operator.index(value) for value in seed]
+        else:
+            seeds = [operator.index(seed) + stream for stream in range(batch)]
+    except TypeError as error:
+        raise UserError(f"seed: got {seed!r}, expected whole numbers; choose others") from error
     if len(seeds) != batch:
         raise UserError(f"seed: got {len(seeds)}, expected {batch}, the plan's batch; add or drop some")
     for value in seeds:

@@ -6,6 +6,7 @@ Written to a temporary file beside it and renamed, so a file of that name is alw
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,22 +29,27 @@ class StateHeader(BaseModel):
 
     prompts: list[str]  # in force; none before the first chunk
     next_prompts: list[str] | None  # set, but not yet in force
-    seeds: list[int]
-    chunk: Annotated[int, Field(ge=0)]  # the one to make next
+    seeds: list[Annotated[int, Field(ge=0, lt=2**64)]]
+    chunk: Annotated[int, Field(ge=0, lt=2**48)]  # the one to make next
 
 
-def check_state_folder(path: str | Path) -> None:
+def check_state_path(path: str | Path) -> None:
     """Raises StateError, before any work is done, when no state could be written to `path`."""
-    folder = Path(path).parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise StateError(f"state: got {path}, expected a folder that exists and is writable; create {folder}")
+    path = _file_path(path)
+    if not path.parent.is_dir():
+        raise StateError(f"state: got {path}, expected a folder that exists; create {path.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise StateError(f"state: cannot write {path} ({error.strerror}); choose a folder that is writable") from error
 
 
 def save_state(path: str | Path, plan: Plan, header: StateHeader, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Writes `path` whole or not at all. Raises StateError when it cannot be written."""
     from safetensors.numpy import save_file
 
-    path = Path(path)
+    path = _file_path(path)
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -51,7 +57,7 @@ def save_state(path: str | Path, plan: Plan, header: StateHeader, tensors: Mappi
         "plan_name": plan.name,
         "rollout": header.model_dump_json(),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         save_file(dict(tensors), temporary, metadata)
         _sync(temporary)
@@ -76,7 +82,7 @@ def load_state(path: str | Path, plan: Plan) -> tuple[StateHeader, dict[str, NDA
             metadata = file.metadata() or {}
             header = _read_header(path, plan, metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a dtype that NumPy lacks
         raise StateError(f"state: got {path} truncated or damaged ({error}); resume from another one") from error
     return header, tensors
 
@@ -94,6 +100,13 @@ def check_tensors(
             raise StateError(f"state: {path}: tensor {name}: got {got}, expected {want}; resume from another one")
 
 
+def _file_path(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.name or path.is_dir():
+        raise StateError(f"state: got {str(path)!r}, which is a folder, expected a file; add a name")
+    return path
+
+
 def _read_header(path: Path, plan: Plan, metadata: Mapping[str, str]) -> StateHeader:
     if metadata.get("format") != FORMAT:
         raise StateError(f"state: got {path}, a safetensors file of something else, expected what --save-state wrote")
@@ -105,12 +118,21 @@ def _read_header(path: Path, plan: Plan, metadata: Mapping[str, str]) -> StateHe
         mine = f"one of {plan.name!r} ({plan.identity[:12]})"
         raise StateError(f"state: {path}: plan: got {got}, expected {mine}; resume with the plan that wrote it")
     try:
-        return StateHeader.model_validate_json(metadata.get("rollout", ""))
+        header = StateHeader.model_validate_json(metadata.get("rollout", ""))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(["rollout", *map(str, first["loc"])])
         message = f"got {first['input']!r}, expected: {first['msg']}"
         raise StateError(f"state: {path}: metadata: {field}: {message}; resume from another one") from error
+    batch = plan.manifest.stream.batch
+    started = bool(header.chunk) or header.next_prompts is None  # else there is none in force yet
+    for field, values in (("prompts", header.prompts), ("next_prompts", header.next_prompts), ("seeds", header.seeds)):
+        if values is None or (field == "prompts" and not values and not started):
+            continue
+        if len(values) != batch:
+            message = f"got {len(values)}, expected {batch}, the plan's batch"
+            raise StateError(f"state: {path}: metadata: rollout.{field}: {message}; resume from another one")
+    return header
 
 
 def _sync(path: Path) -> None:

@@ -33,7 +33,7 @@ class Ring:
             absolute=stream.rope_frame == "absolute",
         )
 
-    def slot(self, chunk: int) -> int:
+    def chunk_slot(self, chunk: int) -> int:
         """The chunk slot of a chunk: the sink keeps its place, the others go round behind it."""
         if chunk < self.window:
             return chunk
@@ -56,7 +56,7 @@ class Ring:
         """
         slots = [EMPTY] * (self.window * self.chunk_frames)
         for rank, other in enumerate(visible):
-            start = self.slot(other) * self.chunk_frames
+            start = self.chunk_slot(other) * self.chunk_frames
             slots[start : start + self.chunk_frames] = self._frames(other if self.absolute else rank)
         return slots, self._frames(chunk if self.absolute else len(visible))
 

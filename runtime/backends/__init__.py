@@ -1,4 +1,8 @@
-"""What the rollout asks of whatever runs the engines, and the way to one by name."""
+"""What the rollout asks of whatever runs the engines, and the way to one by name.
+
+`Pass.run`, `Backend.copy` and `Buffer.write` take effect in the order of the calls, and may return before
+they are done; `Buffer.read` waits for all that came before it.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from videossm.runtime.errors import BackendError
-from videossm.runtime.manifest import Engine as EngineSpec
+from videossm.runtime.manifest import EngineSpec
 
-_EXTRAS = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
+_PLANNED = ("tensorrt", "tensorrt-rtx")
 
 
 class Buffer(Protocol):
@@ -31,17 +35,17 @@ class Buffer(Protocol):
         """`[:, start:stop]` over the same memory."""
 
     def write(self, values: NDArray[Any]) -> None:
-        """Overwrites it from the host."""
+        """Overwrites it from the host; `values` may change once it returns."""
 
     def read(self) -> NDArray[Any]:
-        """A copy on the host."""
+        """A copy on the host, after all that was queued before."""
 
 
 class Pass(Protocol):
     """One engine over fixed buffers."""
 
     def run(self) -> None:
-        """Reads the inputs' buffers, fills the outputs' buffers, allocates nothing; done when it returns."""
+        """Reads the inputs' buffers, fills the outputs' buffers, allocates nothing; may return before it is done."""
 
 
 class Engine(Protocol):
@@ -60,25 +64,24 @@ class Backend(Protocol):
     def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer: ...
 
     def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
-        """Copies each (source, target), of equal shapes; done when it returns."""
+        """Copies each (source, target), of equal shapes; may return before it is done."""
 
 
 def open_backend(name: str, device: str = "cpu", threads: int | None = None) -> Backend:
-    """The backend that a manifest names, on `cpu` or `cuda:N`. `threads` of a CPU; None for one a physical core.
+    """The backend that a manifest names, on `cpu` or `cuda:N`. `threads` of a CPU; None for the backend's own number.
 
-    Raises BackendError: unknown, not installed, or without the device.
+    Raises BackendError: unknown, not in this version, not installed, or without the device.
     """
     if name == "onnxruntime":
         from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(device, threads)
-    if name in _EXTRAS:
+    if name in _PLANNED:
         raise BackendError(
-            f"backend: got a plan for {name}, which is not installed, expected onnxruntime; "
-            f"pip install 'videossm[{_EXTRAS[name]}]', or export again with --backend onnxruntime"
+            f"backend: got a plan for {name}, which this version cannot run yet; "
+            "export again with --backend onnxruntime"
         )
-    known = ", ".join(["onnxruntime", *_EXTRAS])
-    raise BackendError(f"backend: got {name}, expected one of {known}; export the plan again")
+    raise BackendError(f"backend: got {name}, expected onnxruntime; export the plan again")
 
 
 def device_index(device: str) -> int | None:

@@ -1,4 +1,7 @@
-"""Buffers: NumPy memory on the host, device memory through CUDA's runtime."""
+"""Buffers: NumPy memory on the host, device memory through CUDA's runtime.
+
+The CUDA side has not yet run on a GPU; its arithmetic is tested over the host's memory.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def load_cudart() -> Any:
     """cuda-python's runtime bindings; raises BackendError when the extra is not installed."""
     try:
         from cuda.bindings import runtime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise BackendError("device: got cuda, expected cuda-python beside it; pip install 'videossm[gpu]'") from error
     return runtime
 
@@ -74,9 +77,9 @@ class CudaBuffer:
         self.row_bytes = math.prod(shape[1:]) * dtype.itemsize
         if whole is None:
             self.pitch_bytes = self.row_bytes
-            self._call("cudaSetDevice", index)
             self.address = int(self._call("cudaMalloc", self.size_bytes))
             self._call("cudaMemset", self.address, 0, self.size_bytes)
+            self.synchronize()
         else:
             self.pitch_bytes = whole.pitch_bytes
             self.address = whole.address + offset_bytes
@@ -97,6 +100,7 @@ class CudaBuffer:
     def write(self, values: NDArray[Any]) -> None:
         host = np.ascontiguousarray(np.broadcast_to(values, self.shape), dtype=self.dtype)
         self._copy(self.address, self.pitch_bytes, host.ctypes.data, self.row_bytes, "cudaMemcpyHostToDevice")
+        self.synchronize()  # engines run on streams of their own, which wait for no copy
 
     def read(self) -> NDArray[Any]:
         host = np.empty(self.shape, self.dtype)
@@ -117,6 +121,11 @@ class CudaBuffer:
         self._call("cudaMemcpy2D", target, target_pitch, source, source_pitch, self.row_bytes, rows, kind_value)
 
     def _call(self, function: str, *arguments: Any) -> Any:
+        """On this buffer's device: the current one is the calling thread's, whatever it was."""
+        self._check("cudaSetDevice", self.device[1])
+        return self._check(function, *arguments)
+
+    def _check(self, function: str, *arguments: Any) -> Any:
         status, *values = getattr(self._cudart, function)(*arguments)
         if int(status) != 0:
             raise BackendError(

@@ -1,4 +1,7 @@
-"""ONNX Runtime: one session an engine, every tensor bound once to memory of ours."""
+"""ONNX Runtime: one session an engine, every tensor bound once to memory of ours.
+
+On the CPU everything is done when a call returns. The CUDA side has not yet run on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ from numpy.typing import DTypeLike
 from videossm.runtime.backends import Buffer, device_index
 from videossm.runtime.backends.memory import CudaBuffer, HostBuffer, load_cudart
 from videossm.runtime.errors import BackendError
-from videossm.runtime.manifest import Engine as EngineSpec
-from videossm.runtime.manifest import Tensor
+from videossm.runtime.manifest import EngineSpec, TensorSpec
 
 try:
     import onnxruntime as ort
-except ImportError as missing:
+except ModuleNotFoundError as missing:
+    if missing.name != "onnxruntime":
+        raise
     raise BackendError("backend: got no onnxruntime, expected it installed; pip install videossm") from missing
 
 _TYPES = {
@@ -61,7 +65,9 @@ class OnnxRuntimeBackend:
 
     def __init__(self, device: str, threads: int | None) -> None:
         if threads is not None and threads < 1:
-            raise BackendError(f"threads: got {threads}, expected 1 or more; leave it out for one a physical core")
+            raise BackendError(
+                f"threads: got {threads}, expected 1 or more; leave it out for ONNX Runtime's own number"
+            )
         self._index = device_index(device)
         self._threads = threads
         self._providers: list[Any] = ["CPUExecutionProvider"]
@@ -73,7 +79,8 @@ class OnnxRuntimeBackend:
                     "pip install 'videossm[gpu]' in place of onnxruntime, or use --device cpu"
                 )
             self._cudart = load_cudart()
-            self._providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(self._index)}))
+            options = {"device_id": str(self._index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+            self._providers.insert(0, ("CUDAExecutionProvider", options))
 
     def load(self, name: str, spec: EngineSpec, file: Path) -> OnnxRuntimeEngine:
         try:
@@ -82,7 +89,10 @@ class OnnxRuntimeBackend:
             why = " ".join(str(error).split())
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
         if self._index is not None and "CUDAExecutionProvider" not in session.get_providers():
-            raise BackendError(f"device: got cuda:{self._index}, which ONNX Runtime cannot start; check the driver")
+            raise BackendError(
+                f"device: got cuda:{self._index}, which ONNX Runtime cannot start; "
+                "check the driver, and that CUDA and cuDNN are those that onnxruntime-gpu asks for"
+            )
         for kind, tensors, actual in (
             ("input", spec.inputs, session.get_inputs()),
             ("output", spec.outputs, session.get_outputs()),
@@ -107,19 +117,18 @@ class OnnxRuntimeBackend:
 
     def _options(self) -> Any:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads or 0  # 0: one a physical core
+        options.intra_op_num_threads = self._threads or 0  # 0: ONNX Runtime's own number
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
         options.log_severity_level = 3
         # Each engine has threads of its own and they run in turn: those that wait must not burn the cores.
-        # By default two spinning threads took 95 ms for what takes 50 so (and 165 beside another busy process).
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
         return options
 
 
-def _check_tensors(where: str, expected: tuple[Tensor, ...], actual: Any) -> None:
+def _check_tensors(where: str, expected: tuple[TensorSpec, ...], actual: Any) -> None:
     """The graph must have exactly the tensors that the manifest lists."""
     listed = {tensor.name: (tensor.dtype, tensor.shape) for tensor in expected}
     found = {tensor.name: (_TYPES.get(tensor.type, tensor.type), tuple(tensor.shape)) for tensor in actual}

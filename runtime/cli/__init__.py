@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ class Command(click.Command):
         extra["standalone_mode"] = False
         try:
             code = super().main(*args, **extra)
-        except click.Abort:  # what click makes of KeyboardInterrupt
+        except (click.Abort, KeyboardInterrupt):  # click makes the first of the second, where it is the one to see it
             _fail("interrupted", INTERRUPTED)
         except click.UsageError as error:
             help_text = f"; see {error.ctx.command_path} --help" if error.ctx else ""
@@ -34,7 +35,23 @@ class Command(click.Command):
 
 def print_json(values: dict[str, Any]) -> None:
     """The one object that `--json` promises on stdout."""
-    click.echo(json.dumps(values, indent=2))
+    print_text(json.dumps(values, indent=2))
+
+
+def print_text(text: str) -> None:
+    """The result on stdout. Raises UserError where it has no room."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:  # click's affair: the reader has seen enough
+        raise
+    except OSError as error:
+        drop_stdout()
+        raise UserError(f"stdout: cannot write it ({error.strerror}); choose a place that has room") from error
+
+
+def drop_stdout() -> None:
+    """What stdout still holds goes nowhere, so that the end of the process does not try again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def progress(total: int | None, unit: str, initial: int = 0) -> Any:

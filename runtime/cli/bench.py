@@ -8,7 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
-from videossm.runtime.cli import Command, print_json, progress
+from videossm.runtime.cli import Command, print_json, print_text, progress
 from videossm.runtime.cli.measure import process_age_s, resident_bytes
 from videossm.runtime.errors import UserError
 from videossm.runtime.plan import Plan
@@ -23,7 +23,7 @@ from videossm.runtime.rollout import Rollout
 )
 @click.option("--prompt", help="The tokenizer's first word if not given.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
-@click.option("--threads", type=int, help="Of the CPU; one a core if not given, or a single one for a small plan.")
+@click.option("--threads", type=int, help="Of the CPU; ONNX Runtime's own number if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def bench(plan: str, chunks: int, prompt: str | None, device: str, threads: int | None, as_json: bool) -> None:
     """Times the rollout of PLAN in its steady state: the window full, the memory in use."""
@@ -37,7 +37,7 @@ def bench(plan: str, chunks: int, prompt: str | None, device: str, threads: int 
     if as_json:
         print_json({"plan": opened.name, "device": device, **result})
     else:
-        click.echo(_table(result))
+        print_text(_table(result))
 
 
 def measure(rollout: Rollout, chunks: int) -> dict[str, Any]:

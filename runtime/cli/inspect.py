@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import click
 
 from videossm.runtime import contract
-from videossm.runtime.cli import Command, print_json
-from videossm.runtime.manifest import Engine, Manifest, Tensor
+from videossm.runtime.cli import Command, print_json, print_text
+from videossm.runtime.manifest import EngineSpec, Manifest, TensorSpec
 from videossm.runtime.plan import Plan
 
 
@@ -23,7 +23,7 @@ def inspect(plan: str, as_json: bool) -> None:
         manifest = opened.manifest.model_dump()
         print_json({"path": str(opened.path), "identity": opened.identity, "state_bytes": states, **manifest})
     else:
-        click.echo("\n".join(_lines(opened, states)))
+        print_text("\n".join(_lines(opened, states)))
 
 
 def state_bytes(manifest: Manifest) -> dict[str, int]:
@@ -39,7 +39,7 @@ def state_bytes(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def _bytes(tensors: Iterable[Tensor], names: set[str]) -> int:
+def _bytes(tensors: Iterable[TensorSpec], names: set[str]) -> int:
     return sum(tensor.size_bytes for tensor in tensors if tensor.name in names)
 
 
@@ -67,7 +67,7 @@ def _lines(plan: Plan, states: dict[str, int]) -> Iterator[str]:
         yield from _engine_lines(name, engine)
 
 
-def _engine_lines(name: str, engine: Engine) -> Iterator[str]:
+def _engine_lines(name: str, engine: EngineSpec) -> Iterator[str]:
     yield f"{name}  ({engine.file})"
     for arrow, tensors in (("in ", engine.inputs), ("out", engine.outputs)):
         for tensor in tensors:

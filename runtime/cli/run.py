@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -17,14 +16,14 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from videossm.runtime.cli import INTERRUPTED, Command, print_json, progress
+from videossm.runtime.cli import INTERRUPTED, Command, drop_stdout, print_json, progress
 from videossm.runtime.cli.measure import process_age_s
 from videossm.runtime.errors import UserError
 from videossm.runtime.plan import Plan
 from videossm.runtime.prompt import PromptTokenizer
 from videossm.runtime.rollout import Rollout
 from videossm.runtime.sinks import open_sink
-from videossm.runtime.state import check_state_folder
+from videossm.runtime.state import check_state_path
 
 _DEFAULT_SECONDS = 5.0
 
@@ -38,7 +37,7 @@ class Report:
     prompts: list[dict[str, Any]]  # from which second of the stream on, which text
     first_chunk: int
     state_file: str | None
-    output_files: list[str]
+    output_files: list[str] = field(default_factory=list)
     chunks: int = 0
     frames: int = 0
     seconds: float = 0.0  # of video
@@ -47,6 +46,14 @@ class Report:
     ms_per_chunk: float | None = None
     realtime_factor: float | None = None  # seconds of video in a second
     interrupted: bool = False
+
+
+@dataclass
+class Interrupt:
+    """Ctrl-C. The first one is noted and cancels `rollout`, if there is one yet."""
+
+    seen: bool = False
+    rollout: Rollout | None = None
 
 
 @click.command(cls=Command)
@@ -62,9 +69,13 @@ class Report:
 @click.option("--seed", type=int, help="0 if not given; the same seed gives the same video.")
 @click.option("-o", "--output", default="out.mp4", show_default=True, help=".mp4 .gif .y4m .png, or - for raw rgb24.")
 @click.option("--save-state", metavar="FILE", help="Written after every chunk, whole or not at all.")
-@click.option("--resume", metavar="FILE", help="Goes on from a saved state; --seconds or --chunks are what is added.")
+@click.option(
+    "--resume",
+    metavar="FILE",
+    help="Goes on from a saved state, into a new file; --seconds or --chunks are what is added.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
-@click.option("--threads", type=int, help="Of the CPU; one a core if not given, or a single one for a small plan.")
+@click.option("--threads", type=int, help="Of the CPU; ONNX Runtime's own number if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @click.pass_context
 def run(
@@ -84,14 +95,19 @@ def run(
 ) -> None:
     """Rolls PLAN out into a video. Existing files of that name are overwritten as the frames come.
 
-    Ctrl-C ends after the chunk in hand; the file then holds what was made.
+    Ctrl-C drops the chunk in hand and ends; the file then holds what was made before. A second one ends at once.
     """
+    interrupt = context.with_resource(_noted_interrupt())
     if as_json and output == "-":
         raise UserError("--json: got -o - as well, expected stdout to be free; write to a file")
+    if resume is not None:
+        _check_new(output)
     opened = Plan.open(plan)
     length = _length(opened, seconds, chunks, endless=output == "-")
     if save_state is not None:
-        check_state_folder(save_state)
+        check_state_path(save_state)
+    switches = _switches(opened, prompt_at)
+    _check_prompts(opened, [*switches.values(), *([prompt] if resume is not None and prompt is not None else [])])
     if resume is None:
         if prompt is None:
             raise UserError("--prompt: got none, expected a text, or --resume FILE; describe the video")
@@ -102,8 +118,8 @@ def run(
         rollout = Rollout.resume(opened, resume, device, threads)
         if prompt is not None:
             rollout.set_prompt(_for_batch(opened, prompt))
-    switches = _switches(rollout, prompt_at, length)
-    report = _roll(rollout, length, switches, output, save_state)
+    _check_times(rollout, switches, length)
+    report = _roll(rollout, length, switches, output, save_state, interrupt)
     if as_json:
         print_json(vars(report))
     else:
@@ -126,7 +142,7 @@ def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool
         seconds = _DEFAULT_SECONDS
     if not (math.isfinite(seconds) and seconds > 0):
         raise UserError(f"--seconds: got {seconds:g}, expected more than 0; give a length")
-    return _chunk_from(plan, seconds)
+    return max(1, _chunk_from(plan, seconds))
 
 
 def _chunk_from(plan: Plan, seconds: float) -> int:
@@ -134,10 +150,17 @@ def _chunk_from(plan: Plan, seconds: float) -> int:
     return math.ceil(seconds / plan.chunk_seconds - 1e-9)
 
 
-def _switches(rollout: Rollout, prompt_at: tuple[str, ...], length: int | None) -> dict[int, str]:
-    """Which chunk starts with which prompt; every one is checked before the first chunk is made."""
-    plan, first = rollout.plan, rollout.next_index
-    tokenizer = PromptTokenizer(plan.tokenizer_file, plan.manifest.text.length)
+def _check_new(output: str) -> None:
+    """A resumed stream must not replace its own first part; pictures go on counting."""
+    if output != "-" and not output.lower().endswith(".png") and Path(output).exists():
+        raise UserError(
+            f"-o: got {output}, which exists, expected a new file with --resume, as it takes the frames to come only; "
+            "choose another -o"
+        )
+
+
+def _switches(plan: Plan, prompt_at: tuple[str, ...]) -> dict[int, str]:
+    """Which chunk starts with which prompt."""
     switches: dict[int, str] = {}
     for given in prompt_at:
         time, colon, text = given.partition(":")
@@ -148,45 +171,67 @@ def _switches(rollout: Rollout, prompt_at: tuple[str, ...], length: int | None) 
         if not colon or not (math.isfinite(seconds) and seconds >= 0):
             raise UserError(f"--prompt-at: got {given!r}, expected SECONDS:TEXT, as 2.5:a red circle; change it")
         chunk = _chunk_from(plan, seconds)
-        if chunk < first or (length is not None and chunk >= first + length):
-            start, last = first * plan.chunk_seconds, (first + (length or math.inf) - 1) * plan.chunk_seconds
-            expected = f"from {start:g} to {last:g} s, where this run's chunks start"
-            raise UserError(f"--prompt-at: got {seconds:g} s, expected {expected}; change it or the length")
         if chunk in switches:
             raise UserError(
                 f"--prompt-at: got two prompts for the chunk at {chunk * plan.chunk_seconds:g} s, expected one"
             )
-        tokenizer.encode([text])
         switches[chunk] = text
     return switches
 
 
+def _check_prompts(plan: Plan, texts: Iterable[str]) -> None:
+    """Raises PromptError for the first wrong one of `texts`, before an engine is loaded."""
+    texts = list(texts)
+    if texts:
+        tokenizer = PromptTokenizer(plan.tokenizer_file, plan.manifest.text.length)
+        for text in texts:
+            tokenizer.encode([text])
+
+
+def _check_times(rollout: Rollout, switches: Iterable[int], length: int | None) -> None:
+    """Every one of `switches` is a chunk of this run."""
+    first, chunk_s = rollout.next_index, rollout.plan.chunk_seconds
+    end = math.inf if length is None else first + length
+    for chunk in switches:
+        if not first <= chunk < end:
+            expected = f"from {first * chunk_s:g} to {(end - 1) * chunk_s:g} s, where this run's chunks start"
+            raise UserError(f"--prompt-at: got {chunk * chunk_s:g} s, expected {expected}; change it or the length")
+
+
 def _roll(
-    rollout: Rollout, length: int | None, switches: dict[int, str], output: str, save_state: str | None
+    rollout: Rollout,
+    length: int | None,
+    switches: dict[int, str],
+    output: str,
+    save_state: str | None,
+    interrupt: Interrupt,
 ) -> Report:
     plan, first = rollout.plan, rollout.next_index
     stream = plan.manifest.stream
-    sink = open_sink(output, stream.width * stream.batch, stream.height, stream.fps, first * stream.frames_per_chunk)
     start = {"start_s": first * plan.chunk_seconds, "prompt": rollout.prompts[0]}
-    report = Report(plan.name, rollout.seeds, [start], first, save_state, sink.files)
+    report = Report(plan.name, rollout.seeds, [start], first, save_state)
+    width, first_frame = stream.width * stream.batch, first * stream.frames_per_chunk
+    interrupt.rollout = rollout
     started = perf_counter()
-    try:
-        with _interrupt_cancels(rollout, report), progress(length, "chunk") as bar:
-            for _ in itertools.count() if length is None else range(length):
-                _switch(rollout, switches, report)
-                chunk = next(rollout, None)
-                if chunk is None:
-                    break
-                sink.write(_side_by_side(chunk.frames, stream.batch))
-                report.time_to_first_frame_s = report.time_to_first_frame_s or process_age_s()
-                if save_state is not None:
-                    rollout.save(save_state)
-                report.chunks += 1
-                bar.update()
-    except BrokenPipeError:  # the reader of stdout has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    finally:
-        sink.close()
+    with open_sink(output, width, stream.height, stream.fps, first_frame) as sink:
+        try:
+            with progress(length, "chunk") as bar:
+                for _ in itertools.count() if length is None else range(length):
+                    if interrupt.seen:
+                        break
+                    _switch(rollout, switches, report)
+                    chunk = next(rollout, None)
+                    if chunk is None:
+                        break
+                    sink.write(_side_by_side(chunk.frames, stream.batch))
+                    report.time_to_first_frame_s = report.time_to_first_frame_s or process_age_s()
+                    if save_state is not None:
+                        rollout.save(save_state)
+                    report.chunks += 1
+                    bar.update()
+        except BrokenPipeError:  # the reader of stdout has seen enough
+            drop_stdout()
+    report.output_files, report.interrupted = sink.files, interrupt.seen
     _finish(report, plan, perf_counter() - started)
     return report
 
@@ -208,23 +253,25 @@ def _finish(report: Report, plan: Plan, wall_s: float) -> None:
 
 
 @contextmanager
-def _interrupt_cancels(rollout: Rollout, report: Report) -> Iterator[None]:
-    """Ctrl-C ends the rollout between two steps; a second one ends the process as usual."""
+def _noted_interrupt() -> Iterator[Interrupt]:
+    """The first Ctrl-C ends the run between two steps; a second one ends the process as usual."""
+    interrupt, before = Interrupt(), signal.getsignal(signal.SIGINT)
 
-    def interrupt(number: int, frame: object) -> None:
+    def note(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, before)
-        report.interrupted = True
-        rollout.cancel()
+        interrupt.seen = True
+        if interrupt.rollout is not None:
+            interrupt.rollout.cancel()
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGINT, note)
     try:
-        yield
+        yield interrupt
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def _for_batch(plan: Plan, prompt: str) -> list[str]:
-    """The command line gives every batch slot the same prompt; the seeds differ."""
+    """The command line gives every stream of a batch the same prompt; the seeds differ."""
     return [prompt] * plan.manifest.stream.batch
 
 

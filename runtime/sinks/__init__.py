@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -14,22 +15,30 @@ from videossm.runtime.errors import SinkError
 EXTENSIONS = (".mp4", ".gif", ".y4m", ".png")
 
 
-class Sink(Protocol):
-    """Takes frames in order. What was written stays playable, whatever happens later."""
+class Sink(ABC):
+    """Takes frames in order. What was written stays playable, whatever happens later. Closed by `with`."""
 
-    @property
-    def files(self) -> list[str]:
-        """What it wrote."""
+    files: list[str]  # what it has written
 
+    @abstractmethod
     def write(self, frames: NDArray[Any]) -> None:
         """Frames uint8 [T, H, W, 3]. Raises SinkError when they cannot be written."""
 
+    @abstractmethod
     def close(self) -> None:
         """Ends the file. Raises SinkError as `write` does."""
 
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
 
 def open_sink(output: str, width: int, height: int, fps: float, first_frame: int = 0) -> Sink:
-    """`-` or a path; files are overwritten in place. `first_frame`: number of the first picture of a sequence.
+    """`-` or a path. An existing file is overwritten in place, from the first frame that is written on.
+
+    `first_frame`: number of the first picture of a sequence.
 
     Raises SinkError: unknown extension, missing folder, not writable.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,10 +12,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from videossm.runtime.sinks.whole import MAX_RATE_DENOMINATOR, WholeFile, write_error
+from videossm.runtime.sinks import Sink
+from videossm.runtime.sinks.whole import WholeFile, frame_rate, write_error
 
 
-class RawSink:
+class RawSink(Sink):
     """rgb24, frame after frame, on a stream that is not ours to close. A reader that left raises BrokenPipeError."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -34,10 +36,15 @@ class RawSink:
         pass
 
 
-class PngSink:
+class PngSink(Sink):
     """`out.png` becomes out-00000.png, out-00001.png, .., numbered by the frame's place in the video."""
 
     def __init__(self, path: Path, width: int, height: int, first_frame: int) -> None:
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):  # before any work is done
+                pass
+        except OSError as error:
+            raise write_error(path, error) from error
         self._path, self._number = path, first_frame
         self._codec: Any = av.CodecContext.create("png", "w")
         self._codec.width, self._codec.height, self._codec.pix_fmt = width, height, "rgb24"
@@ -63,23 +70,24 @@ class PngSink:
         pass
 
 
-class Y4mSink:
+class Y4mSink(Sink):
     """YUV4MPEG2, 4:4:4, full size planes: the form that measures take."""
 
     def __init__(self, path: Path, width: int, height: int, fps: float) -> None:
-        rate = Fraction(fps).limit_denominator(MAX_RATE_DENOMINATOR)
         self._file = WholeFile(path)
-        self.files = [str(path)]
-        self._put(b"YUV4MPEG2 W%d H%d F%d:%d Ip A1:1 C444\n" % (width, height, *rate.as_integer_ratio()))
+        self._header = b"YUV4MPEG2 W%d H%d F%d:%d Ip A1:1 C444\n" % (
+            width,
+            height,
+            *frame_rate(fps).as_integer_ratio(),
+        )
+        self.files: list[str] = self._file.written
 
     def write(self, frames: NDArray[Any]) -> None:
         for pixels in frames:
             planes = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv444p").to_ndarray()
-            self._put(b"FRAME\n" + planes.tobytes())
+            self._file.write(self._header + b"FRAME\n" + planes.tobytes())
+            self._file.mark_whole()
+            self._header = b""
 
     def close(self) -> None:
         self._file.close()
-
-    def _put(self, content: bytes) -> None:
-        self._file.write(content)
-        self._file.mark_whole()

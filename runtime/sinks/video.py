@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videossm.runtime.errors import SinkError
-from videossm.runtime.sinks.whole import MAX_RATE_DENOMINATOR, WholeFile
+from videossm.runtime.sinks import Sink
+from videossm.runtime.sinks.whole import WholeFile, frame_rate
+
+_GIF_MAX_FPS = 100  # it counts in hundredths of a second
 
 
-class VideoSink:
+class VideoSink(Sink):
     """An encoder and a container. What is in the file always plays, up to its last fragment."""
 
     def __init__(self, path: Path, fps: float, container: str, options: dict[str, str]) -> None:
         self._file = WholeFile(path)
-        self._rate = Fraction(fps).limit_denominator(MAX_RATE_DENOMINATOR)
+        self._rate = frame_rate(fps)
         self._count = 0
-        self.files = [str(path)]
+        self.files: list[str] = self._file.written
         flags = {"fflags": "+bitexact+flush_packets"}
         self._container: Any = av.open(self._file, "w", format=container, options={**flags, **options})
 
@@ -56,12 +58,12 @@ class VideoSink:
 
 
 class Mp4Sink(VideoSink):
-    """H.264 in fragments of a second: a killed process leaves what is older than that. Bit-exact."""
+    """H.264, a fragment for every frame: a killed process leaves all but about the last one. Bit-exact."""
 
     def __init__(self, path: Path, width: int, height: int, fps: float) -> None:
         if width % 2 or height % 2:
             raise SinkError(f"output: got mp4 for {width}x{height}, expected even sides; write .gif, .y4m or .png")
-        super().__init__(path, fps, "mp4", {"movflags": "frag_keyframe+empty_moov+default_base_moof"})
+        super().__init__(path, fps, "mp4", {"movflags": "frag_every_frame+empty_moov+default_base_moof"})
         # One thread: x264's output depends on their number. zerolatency: a chunk is out as soon as it is made.
         options = {
             "preset": "veryfast",
@@ -81,6 +83,10 @@ class GifSink(VideoSink):
     """Endless gif, a palette for every frame."""
 
     def __init__(self, path: Path, width: int, height: int, fps: float) -> None:
+        if fps > _GIF_MAX_FPS:
+            raise SinkError(
+                f"output: got gif for {fps:g} frames/s, expected at most {_GIF_MAX_FPS}; write .mp4, .y4m or .png"
+            )
         super().__init__(path, fps, "gif", {"loop": "0"})
         self._stream: Any = self._container.add_stream("gif", rate=self._rate)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "pal8"

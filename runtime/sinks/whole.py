@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 from videossm.runtime.errors import SinkError
 
-MAX_RATE_DENOMINATOR = 1001  # of a frame rate as a fraction, as in 24000/1001
+_MAX_RATE_DENOMINATOR = 1001  # as in 24000/1001
+
+
+def frame_rate(fps: float) -> Fraction:
+    """Frames a second as a fraction that containers can hold."""
+    return Fraction(fps).limit_denominator(_MAX_RATE_DENOMINATOR)
 
 
 def write_error(where: object, error: OSError) -> SinkError:
@@ -19,15 +26,19 @@ def write_error(where: object, error: OSError) -> SinkError:
 class WholeFile:
     """Written from start to end. When the disk is full it is cut back to the last `mark_whole`.
 
-    PyAV takes it for a file; it has no `seek`, so nothing before its end ever changes.
+    What was there before is kept until the first byte comes; a file that got none is not left behind.
+    `written`: its path, once something was written. PyAV takes it for a file; it has no `seek`, so nothing
+    before its end ever changes.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._size_bytes = self._whole_bytes = 0
         self._error: SinkError | None = None
+        self.written: list[str] = []
+        self._existed = path.exists()
         try:
-            self._file = path.open("wb", buffering=0)
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise write_error(path, error) from error
 
@@ -41,11 +52,14 @@ class WholeFile:
             raise self._error
         rest = memoryview(content)
         try:
+            if not self.written:
+                self._empty()
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             with contextlib.suppress(OSError):  # devices cannot be cut
                 self._file.truncate(self._whole_bytes)
+            self._size_bytes = self._whole_bytes
             self._error = write_error(self._path, error)
             raise self._error from error
         self._size_bytes += len(content)
@@ -66,3 +80,12 @@ class WholeFile:
 
     def close(self) -> None:
         self._file.close()
+        if not self._size_bytes and not self._existed:
+            self._path.unlink(missing_ok=True)
+            self.written.clear()
+
+    def _empty(self) -> None:
+        """The old content goes; a device or a pipe has none."""
+        if os.fstat(self._file.fileno()).st_size:
+            self._file.truncate(0)
+        self.written.append(str(self._path))

@@ -107,6 +107,8 @@ def test_unknown_field(plan_copy, field, change):
 WRONG_VALUES = {
     "schema_version": lambda values: values.update(schema_version="one"),
     "stream.fps": lambda values: values["stream"].update(fps=-8),
+    "stream.fps: got 1e-300": lambda values: values["stream"].update(fps=1e-300),
+    "stream.fps: got 1e+300": lambda values: values["stream"].update(fps=1e300),
     "stream.batch": lambda values: values["stream"].update(batch="2"),
     "stream.rope_frame": lambda values: values["stream"].update(rope_frame="chunk"),
     "sampler.kind": lambda values: values["sampler"].update(kind="ddim"),
@@ -122,7 +124,13 @@ WRONG_VALUES = {
 @pytest.mark.parametrize(("field", "change"), WRONG_VALUES.items(), ids=WRONG_VALUES.keys())
 def test_wrong_or_missing_value(plan_copy, field, change):
     edit(plan_copy, change)
-    assert refused(plan_copy).startswith(f"manifest.json: {field}: got ")
+    assert refused(plan_copy).startswith(f"manifest.json: {field}")
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"model": ', b'{"a":'], ids=["list", "model", "object"])
+def test_manifest_nested_without_end(plan_copy, opening):
+    (plan_copy / "manifest.json").write_bytes(opening * 100_000)
+    assert refused(plan_copy).startswith("manifest.json: ")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema_version": NaN}'])

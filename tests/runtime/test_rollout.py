@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import threading
 from pathlib import Path
@@ -11,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from videossm.runtime import BackendError, PromptError, Rollout, UserError
+from videossm.runtime import BackendError, PromptError, Rollout, StateError, UserError
 from videossm.runtime.cli.measure import resident_bytes
-from videossm.runtime.manifest import File
+from videossm.runtime.passes import Passes
 
 RED, GREEN = "a red circle moves left", "a green square"
 CHUNKS = 9  # the window of three rolls several times
@@ -84,46 +83,156 @@ def test_same_seed_and_prompts_same_frames(tiny_plan):
     assert all(map(np.array_equal, one, other))
 
 
-def test_a_batch_slot_equals_a_rollout_of_its_own(build_plan):
-    """The noise of a slot is that of its seed, wherever it lies; sums may round otherwise."""
+def test_a_stream_of_a_batch_equals_a_rollout_of_its_own(build_plan):
+    """The noise of a stream is that of its seed, wherever it lies in the batch; sums may round otherwise."""
     both = Rollout(build_plan(batch=2), [RED, GREEN], [3, 4])
     alone = [Rollout(build_plan(), RED, 3), Rollout(build_plan(), GREEN, 4)]
     for _ in range(CHUNKS):
         frames = next(both).frames
-        for slot, rollout in enumerate(alone):
-            difference = np.abs(frames[slot].astype(int) - next(rollout).frames).max()
-            assert difference <= 1, f"slot {slot} differs by {difference} of 255"
+        for stream, rollout in enumerate(alone):
+            difference = np.abs(frames[stream].astype(int) - next(rollout).frames).max()
+            assert difference <= 1, f"stream {stream} differs by {difference} of 255"
 
 
-def test_a_single_seed_counts_up_over_the_batch(build_plan):
-    assert Rollout(build_plan(batch=2), [RED, RED], 7).seeds == [7, 8]
+@pytest.mark.parametrize("seed", [7, np.int64(7), [7, 8], np.array([7, 8])], ids=repr)
+def test_a_single_seed_counts_up_over_the_batch(build_plan, seed):
+    assert Rollout(build_plan(batch=2), [RED, RED], seed).seeds == [7, 8]
 
 
-@pytest.mark.parametrize("kind", [{}, {"batch": 2, "sampler": "renoise"}], ids=["euler", "batch-2-renoise"])
+SWITCHES = {3: GREEN, 6: RED}
+EXPECTED = {}  # frames of a whole rollout over SWITCHES, by the plan's identity
+SAMPLERS = pytest.mark.parametrize("kind", [{}, {"batch": 2, "sampler": "renoise"}], ids=["euler", "batch-2-renoise"])
+
+
+def rolled(rollout, start, end, switches=SWITCHES):
+    """The chunks `start` to `end`, with a prompt switch before those of `switches`."""
+    chunks = []
+    for index in range(start, end):
+        if index in switches:
+            rollout.set_prompt([switches[index]] * rollout.plan.manifest.stream.batch)
+        chunks.append(next(rollout))
+    return [chunk.frames for chunk in chunks]
+
+
+def stopped_at(plan, stop):
+    """(rollout before chunk `stop`, its prompt switch set but not yet in force; frames it would go on with)."""
+    prompts = [RED] * plan.manifest.stream.batch
+    if plan.identity not in EXPECTED:
+        EXPECTED[plan.identity] = rolled(Rollout(plan, prompts, 1, threads=1), 0, CHUNKS + 2)
+    rollout = Rollout(plan, prompts, 1, threads=1)
+    rolled(rollout, 0, stop)
+    if stop in SWITCHES:
+        rollout.set_prompt([SWITCHES[stop]] * len(prompts))
+    return rollout, EXPECTED[plan.identity][stop:]
+
+
+def rest(rollout, stop):
+    return rolled(rollout, stop, CHUNKS + 2, {at: text for at, text in SWITCHES.items() if at > stop})
+
+
+@SAMPLERS
 @pytest.mark.parametrize("stop", range(CHUNKS))
 def test_resume_is_bit_identical_after_any_chunk(build_plan, tmp_path, kind, stop):
-    """With a prompt switch on the way, and one that is set but not yet in force when the state is written."""
-    plan, batch = build_plan(**kind), kind.get("batch", 1)
-    switches = {3: [GREEN] * batch, 6: [RED] * batch}
-
-    def rolled(rollout, start, end):
-        frames = []
-        for index in range(start, end):
-            if index in switches:
-                rollout.set_prompt(switches[index])
-            frames.append(next(rollout).frames)
-        return frames
-
-    expected = rolled(Rollout(plan, [RED] * batch, 1), 0, CHUNKS + 2)
-    stopped = Rollout(plan, [RED] * batch, 1)
-    rolled(stopped, 0, stop)
-    if stop in switches:
-        stopped.set_prompt(switches.pop(stop))
+    stopped, expected = stopped_at(build_plan(**kind), stop)
     stopped.save(tmp_path / "state.safetensors")
-    resumed = Rollout.resume(plan, tmp_path / "state.safetensors")
+    resumed = Rollout.resume(stopped.plan, tmp_path / "state.safetensors", threads=1)
     assert resumed.next_index == stop and resumed.prompts == stopped.prompts
-    for index, frames in enumerate(rolled(resumed, stop, CHUNKS + 2), stop):
-        assert np.array_equal(frames, expected[index]), f"chunk {index} after a resume at {stop}"
+    assert all(map(np.array_equal, rest(resumed, stop), expected))
+
+
+@SAMPLERS
+@pytest.mark.parametrize("stop", range(CHUNKS))
+def test_fork_is_bit_identical_after_any_chunk(build_plan, kind, stop):
+    stopped, expected = stopped_at(build_plan(**kind), stop)
+    fork = stopped.fork()
+    assert fork.next_index == stop and fork.prompts == stopped.prompts
+    assert all(map(np.array_equal, rest(fork, stop), expected)), "the fork"
+    assert all(map(np.array_equal, rest(stopped, stop), expected)), "the forked"
+
+
+@SAMPLERS
+@pytest.mark.parametrize("stop", [0, 2, 3, 6, 7])
+@pytest.mark.parametrize("step", [None, 0, 2], ids=["before", "after-step-0", "after-step-2"])
+def test_cancel_and_save_is_bit_identical(build_plan, tmp_path, kind, stop, step):
+    """Cancelled before the chunk or within it, with a prompt pending or just in force."""
+    stopped, expected = stopped_at(build_plan(**kind), stop)
+    inner = stopped._passes
+    if step is None:
+        stopped.cancel()
+    else:
+        stopped._passes = CancelAfter(stopped, step)
+    assert next(stopped, None) is None and stopped.next_index == stop
+    stopped._passes = inner
+    stopped.save(tmp_path / "state.safetensors")
+    resumed = Rollout.resume(stopped.plan, tmp_path / "state.safetensors", threads=1)
+    assert all(map(np.array_equal, rest(resumed, stop), expected)), "resumed"
+    assert all(map(np.array_equal, rest(stopped, stop), expected)), "gone on"
+
+
+def test_cancel_comes_before_the_window_is_recomputed(tiny_plan):
+    rollout = Rollout(tiny_plan, RED)
+    frames_of(rollout, 5)
+    rollout.set_prompt(GREEN)
+    rollout.cancel()
+    before = rollout.timings["step"]
+    assert next(rollout, None) is None and rollout.timings["step"] == before, "no step was run"
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_latent_is_that_of_the_last_chunk(tiny_plan, tmp_path, count):
+    """After a cancelled chunk, a fork, a resume."""
+    rollout = Rollout(tiny_plan, RED)
+    with pytest.raises(StateError, match=r"^rollout: got no chunk yet"):
+        rollout.latent  # noqa: B018
+    frames_of(rollout, count)
+    expected = rollout._passes._committed["latent"].read()
+    inner = rollout._passes
+    rollout._passes = CancelAfter(rollout, 1)
+    assert next(rollout, None) is None
+    rollout._passes = inner
+    rollout.save(tmp_path / "state.safetensors")
+    for other in (rollout, rollout.fork(), Rollout.resume(tiny_plan, tmp_path / "state.safetensors")):
+        assert np.array_equal(other.latent, expected)
+    rollout.set_prompt(GREEN)
+    rollout._switch_prompt()
+    assert np.array_equal(rollout.latent, expected), "a prompt switch keeps what was made"
+
+
+@pytest.mark.parametrize("method", ["encode_prompt", "recall", "evict", "store", "decode"])
+def test_an_exception_within_a_chunk_is_not_forgotten(tiny_plan, tmp_path, monkeypatch, method):
+    """KeyboardInterrupt in a notebook while the state changes: nothing goes on from half of it."""
+    rollout = Rollout(tiny_plan, RED)
+    frames_of(rollout, 5)
+    if method in ("encode_prompt", "recall"):
+        rollout.set_prompt(GREEN)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Passes, method, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(rollout)
+    for use in (lambda: next(rollout), rollout.fork, lambda: rollout.save(tmp_path / "s"), lambda: rollout.latent):
+        with pytest.raises(StateError, match=r"^rollout: interrupted within a chunk.*resume from a saved state$"):
+            use()
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("method", ["denoise", "commit"])
+def test_an_exception_before_the_state_changes_costs_the_chunk_only(tiny_plan, monkeypatch, method):
+    expected = frames_of(Rollout(tiny_plan, RED), CHUNKS)
+    rollout = Rollout(tiny_plan, RED)
+    frames = frames_of(rollout, 5)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Passes, method, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(rollout)
+    assert all(map(np.array_equal, frames + frames_of(rollout, CHUNKS - 5), expected))
 
 
 def test_a_resumed_rollout_saves_the_same_tensors(tiny_plan, tmp_path):
@@ -149,11 +258,13 @@ def test_fork_goes_on_alike_and_apart(tiny_plan):
         assert np.array_equal(next(rollout).frames, expected[index]), f"chunk {index} of the forked"
 
 
-def test_the_same_prompt_again_changes_nothing(tiny_plan):
+@pytest.mark.parametrize("again", [RED, "A red  circle moves LEFT"])
+def test_the_same_prompt_again_changes_nothing(tiny_plan, again):
+    """However it is spelt."""
     expected = frames_of(Rollout(tiny_plan, RED), CHUNKS)
     rollout = Rollout(tiny_plan, RED)
     first = frames_of(rollout, 5)
-    rollout.set_prompt(RED)
+    rollout.set_prompt(again)
     assert all(map(np.array_equal, first + frames_of(rollout, CHUNKS - 5), expected))
 
 
@@ -186,12 +297,37 @@ def test_cancel_between_steps_corrupts_nothing(tiny_plan, step):
 
 
 def test_cancel_from_another_thread(tiny_plan):
-    rollout = Rollout(tiny_plan, RED)
-    timer = threading.Timer(0.1, rollout.cancel)
-    timer.start()
-    made = sum(1 for _ in rollout)
-    timer.join()
+    rollout, started = Rollout(tiny_plan, RED), threading.Event()
+
+    def cancel():
+        started.wait()
+        rollout.cancel()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    made = 0
+    for _ in rollout:  # until it is cancelled
+        made += 1
+        started.set()
+    thread.join()
     assert made == rollout.next_index > 0
+
+
+def test_a_prompt_set_from_another_thread_is_not_lost(tiny_plan):
+    rollout, done = Rollout(tiny_plan, RED), threading.Event()
+
+    def change():
+        for index in range(200):
+            rollout.set_prompt((RED, GREEN)[index % 2])
+        done.set()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    while not done.is_set():
+        next(rollout)
+    thread.join()
+    next(rollout)
+    assert rollout.prompts == [GREEN], "the last one is in force"
 
 
 def test_cancel_before_the_first_chunk(tiny_plan):
@@ -230,6 +366,8 @@ BAD = {
     "two-seeds": ({"seed": [1, 2]}, UserError, "seed: got 2, expected 1"),
     "negative-seed": ({"seed": -1}, UserError, "seed: got -1, expected 0 or more"),
     "large-seed": ({"seed": 2**64}, UserError, "seed: got 18446744073709551616, expected 0 or more and less"),
+    "fractional-seed": ({"seed": 1.5}, UserError, "seed: got 1.5, expected whole numbers"),
+    "text-seed": ({"seed": "7"}, UserError, "seed: got '7', expected whole numbers"),
     "device": ({"device": "tpu"}, BackendError, "device: got tpu, expected cpu or cuda:N"),
     "threads": ({"threads": 0}, BackendError, "threads: got 0, expected 1 or more"),
 }
@@ -249,21 +387,3 @@ def test_a_wrong_prompt_on_the_way_changes_nothing(tiny_plan):
     with pytest.raises(PromptError, match="unknown word 'pink'"):
         rollout.set_prompt("a pink circle")
     assert all(map(np.array_equal, first + frames_of(rollout, 3), expected))
-
-
-@pytest.mark.parametrize(("size_bytes", "threads"), [(10**6, 1), (10**9, None)], ids=["small", "large"])
-def test_a_small_plan_gets_one_thread(tiny_plan, monkeypatch, size_bytes, threads):
-    """Unless the caller says otherwise."""
-    asked = []
-
-    def open_backend(name, device, threads):
-        asked.append(threads)
-        raise BackendError("enough")
-
-    monkeypatch.setattr("videossm.runtime.rollout.open_backend", open_backend)
-    files = {"step.onnx": File(sha256="0" * 64, size_bytes=size_bytes)}
-    plan = dataclasses.replace(tiny_plan, manifest=tiny_plan.manifest.model_copy(update={"files": files}))
-    for given in (None, 3):
-        with pytest.raises(BackendError, match="enough"):
-            Rollout(plan, RED, threads=given)
-    assert asked == [threads, 3]

@@ -91,6 +91,13 @@ def test_newer_format(tiny_plan, state):
     [
         ("chunk", {"chunk": "5"}),
         ("chunk", {"chunk": -1}),
+        ("chunk", {"chunk": 2**48}),
+        ("seeds", {"seeds": []}),
+        ("seeds", {"seeds": [0, 1]}),
+        ("seeds.0", {"seeds": [2**64]}),
+        ("prompts", {"prompts": []}),
+        ("prompts", {"prompts": ["a red circle", "a red circle"]}),
+        ("next_prompts", {"next_prompts": []}),
         ("seeds", {"seeds": 3}),
         ("prompts", {"prompts": "red"}),
         ("colour", {"colour": 1}),
@@ -115,6 +122,28 @@ def test_other_tensors(tiny_plan, state):
     assert "tensor memory/memory.1: got none" in refused(tiny_plan, state)
     rewrite(state, change_tensors=lambda tensors: tensors.update({"memory/memory.1": np.zeros(3, np.float32)}))
     assert "tensor memory/memory.1: got ((3,)" in refused(tiny_plan, state)
+
+
+def test_dtype_that_numpy_lacks(tiny_plan, state):
+    """bfloat16, written by hand: the reader raises TypeError."""
+    content = state.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    for name, entry in header.items():
+        if name != "__metadata__":
+            entry["dtype"] = "BF16"
+            entry["shape"] = [2 * int(np.prod(entry["shape"]))]
+    text = json.dumps(header).encode()
+    state.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    refused(tiny_plan, state)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "folder"])
+def test_a_folder_is_no_state_file(tiny_plan, tmp_path, monkeypatch, name):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StateError, match=r"^state: got .* which is a folder, expected a file"):
+        Rollout(tiny_plan, "red").save(name)
 
 
 def test_folder_that_does_not_exist(tiny_plan, tmp_path):

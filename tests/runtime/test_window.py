@@ -24,9 +24,9 @@ def test_ring_equals_a_plain_list(ring):
         assert ring.evicts(chunk) == (len(held) == ring.window), f"chunk {chunk}: does it evict"
         if len(held) == ring.window:
             leaving = held.pop(ring.sink)
-            assert slots.pop(ring.slot(chunk)) == leaving, f"chunk {chunk} takes the slot of {leaving}"
-        assert ring.slot(chunk) not in slots, f"chunk {chunk}: its slot is free"
-        slots[ring.slot(chunk)] = chunk
+            assert slots.pop(ring.chunk_slot(chunk)) == leaving, f"chunk {chunk} takes the slot of {leaving}"
+        assert ring.chunk_slot(chunk) not in slots, f"chunk {chunk}: its slot is free"
+        slots[ring.chunk_slot(chunk)] = chunk
         held.append(chunk)
         assert sorted(slots.values()) == held
 
@@ -37,7 +37,7 @@ def test_positions_of_a_rolled_window(absolute):
     ring = Ring(chunk_frames=2, window=3, sink=1, absolute=absolute)
     assert ring.held(6) == [0, 4, 5]
     slots, frames = ring.positions(6, ring.held(6))
-    assert [ring.slot(chunk) for chunk in (0, 4, 5)] == [0, 2, 1]
+    assert [ring.chunk_slot(chunk) for chunk in (0, 4, 5)] == [0, 2, 1]
     assert slots == ([0, 1, 10, 11, 8, 9] if absolute else [0, 1, 4, 5, 2, 3])
     assert frames == ([12, 13] if absolute else [6, 7])
 

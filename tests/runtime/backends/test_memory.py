@@ -21,16 +21,21 @@ class HostCudart:
 
     def __init__(self):
         self.blocks = {}
+        self.calls = []  # (current device, function)
+        self.current = 0
 
     def cudaSetDevice(self, index):
+        self.current = index
         return (0,)
 
     def cudaMalloc(self, size_bytes):
+        self.calls.append((self.current, "malloc"))
         block = ctypes.create_string_buffer(b"\xff" * size_bytes, size_bytes)
         self.blocks[ctypes.addressof(block)] = block
         return 0, ctypes.addressof(block)
 
     def cudaMemset(self, address, value, size_bytes):
+        self.calls.append((self.current, "memset"))
         ctypes.memset(address, value, size_bytes)
         return (0,)
 
@@ -39,12 +44,14 @@ class HostCudart:
         return (0,)
 
     def cudaMemcpy2D(self, target, target_pitch, source, source_pitch, width, height, kind):
+        self.calls.append((self.current, "copy"))
         assert width <= target_pitch and width <= source_pitch, "CUDA refuses rows wider than their pitch"
         for row in range(height):
             ctypes.memmove(target + row * target_pitch, source + row * source_pitch, width)
         return (0,)
 
     def cudaDeviceSynchronize(self):
+        self.calls.append((self.current, "synchronize"))
         return (0,)
 
 
@@ -78,6 +85,17 @@ def test_copies_between_parts_on_the_device():
     small.write(values)
     whole.part(4, 6).copy_from(small)
     assert np.array_equal(whole.read()[:, 4:], values) and not whole.read()[:, :4].any()
+
+
+def test_every_call_is_on_the_buffers_device_and_writes_are_waited_for():
+    """Engines run on streams that wait for no copy, and another thread may have another current device."""
+    cudart = HostCudart()
+    buffer = CudaBuffer(cudart, 3, (1, 4), np.dtype("float32"))
+    for operation in (lambda: buffer.write(np.ones((1, 4))), buffer.read, buffer.synchronize):
+        cudart.current = 0
+        operation()
+    calls = ["malloc", "memset", "synchronize", "copy", "synchronize", "copy", "synchronize"]
+    assert cudart.calls == [(3, call) for call in calls]
 
 
 def test_device_memory_is_freed_once():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from videossm.runtime import BackendError, Rollout
 from videossm.runtime.backends import device_index, open_backend
-from videossm.runtime.manifest import Engine, Tensor
+from videossm.runtime.manifest import EngineSpec, TensorSpec
 
 
 @pytest.fixture
@@ -45,21 +49,57 @@ def test_only_contiguous_buffers_are_bound(backend, decoder, tiny_plan):
         decoder.bind(inputs, outputs)
 
 
-@pytest.mark.parametrize(("name", "extra"), [("tensorrt", "trt"), ("tensorrt-rtx", "rtx")])
-def test_backend_that_is_not_installed(name, extra):
-    with pytest.raises(BackendError) as caught:
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_backend_of_a_later_version(name):
+    with pytest.raises(BackendError, match=rf"got a plan for {name}, which this version cannot run yet; export again"):
         open_backend(name)
-    assert f"pip install 'videossm[{extra}]'" in str(caught.value) and "onnxruntime" in str(caught.value)
+
+
+@pytest.fixture
+def fresh_import(monkeypatch):
+    """The module is imported anew; what stood in its place comes back."""
+    monkeypatch.delitem(sys.modules, "videossm.runtime.backends.onnxruntime")
+    return lambda: importlib.import_module("videossm.runtime.backends.onnxruntime")
+
+
+def test_onnxruntime_that_is_not_installed(monkeypatch, fresh_import):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendError, match=r"^backend: got no onnxruntime, .* pip install videossm$"):
+        fresh_import()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"), [("raise ImportError('libcudart.so')", "libcudart"), ("import no_such_part", "no_such_part")]
+)
+def test_onnxruntime_that_is_broken_says_why_itself(monkeypatch, tmp_path, fresh_import, source, message):
+    (tmp_path / "onnxruntime.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    with pytest.raises(ImportError, match=message):
+        fresh_import()
 
 
 def test_unknown_backend():
-    with pytest.raises(BackendError, match=r"^backend: got openvino, expected one of onnxruntime, tensorrt"):
+    with pytest.raises(BackendError, match=r"^backend: got openvino, expected onnxruntime; export"):
         open_backend("openvino")
 
 
 def test_device_without_its_provider():
     with pytest.raises(BackendError, match=r"^device: got cuda:0, expected one of \[.*pip install 'videossm\[gpu\]'"):
         open_backend("onnxruntime", "cuda:0")
+
+
+def test_cuda_provider_computes_in_full_fp32(monkeypatch):
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr("videossm.runtime.backends.onnxruntime.load_cudart", lambda: None)
+    (name, options), cpu = open_backend("onnxruntime", "cuda:2")._providers
+    assert (name, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options == {"device_id": "2", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+@pytest.mark.parametrize(("threads", "number"), [(None, 0), (3, 3)])
+def test_threads_are_the_callers_or_onnx_runtimes(threads, number):
+    assert open_backend("onnxruntime", threads=threads)._options().intra_op_num_threads == number
 
 
 def test_devices():
@@ -88,9 +128,10 @@ def test_engine_that_is_no_graph(backend, tiny_plan, tmp_path):
 def test_engine_that_is_not_what_the_manifest_says(backend, tiny_plan, change, message):
     spec = tiny_plan.manifest.engines.decoder
     inputs = tuple(
-        Tensor(**{**tensor.model_dump(), **change}) if tensor.name == "cache.0" else tensor for tensor in spec.inputs
+        TensorSpec(**{**tensor.model_dump(), **change}) if tensor.name == "cache.0" else tensor
+        for tensor in spec.inputs
     )
-    wrong = Engine(file=spec.file, inputs=inputs, outputs=spec.outputs)
+    wrong = EngineSpec(file=spec.file, inputs=inputs, outputs=spec.outputs)
     with pytest.raises(BackendError, match=message):
         backend.load("decoder", wrong, tiny_plan.path / spec.file)
 

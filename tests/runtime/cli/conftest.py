@@ -40,10 +40,10 @@ def started() -> Any:
     """`started(module, *arguments)`: a command line in a process of its own, ended with the test."""
     processes = []
 
-    def start(module: str, *arguments: object) -> subprocess.Popen[bytes]:
+    def start(module: str, *arguments: object, **files: Any) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", module, *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **files}
         processes.append(subprocess.Popen(command, env=environment, **pipes))
         return processes[-1]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import click
 import pytest
 
@@ -48,3 +51,12 @@ def test_usage(called, refused, tool):
     assert code == 0 and out.startswith("Usage: ")
     assert refused(tool).startswith("Missing argument 'PLAN'; see ")
     assert refused(tool, "a", "b").startswith("Got unexpected extra argument (b); see ")
+
+
+@pytest.mark.parametrize("tool", [run, inspect, bench], ids=lambda tool: tool.name)
+def test_the_document_has_every_option_and_no_other(tool):
+    text = (Path(__file__).parents[3] / "docs" / "command-lines.md").read_text(encoding="utf-8")
+    section = text.partition(f"## videossm-{tool.name} PLAN\n")[2].partition("\n## ")[0]
+    cells = [re.split(r"(?<!\\)\|", line)[1] for line in section.splitlines() if line.startswith("| `")]
+    options = {name for each in tool.params if isinstance(each, click.Option) for name in each.opts}
+    assert set(re.findall(r"`(-[-a-z]+)", "".join(cells))) == options - {"--output"}, "-o stands for --output"

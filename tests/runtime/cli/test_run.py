@@ -14,6 +14,8 @@ import pytest
 
 from videossm.runtime import Rollout
 from videossm.runtime.cli.run import run
+from videossm.runtime.passes import Passes
+from videossm.runtime.prompt import PromptTokenizer
 
 RED, GREEN = "a red circle moves left", "a green square"
 MODULE = "videossm.runtime.cli.run"
@@ -55,6 +57,12 @@ def test_seconds_are_rounded_up_to_chunks(called, tiny_plan, tmp_path):
     assert len(frames_in(tmp_path / "exact.mp4")) == 12 and len(frames_in(tmp_path / "more.mp4")) == 15
 
 
+@pytest.mark.parametrize("seconds", ["1e-10", "1e-300"])
+def test_any_length_is_a_chunk_at_least(called, tiny_plan, tmp_path, seconds):
+    called(run, tiny_plan.path, "--prompt", RED, "--seconds", seconds, "-o", tmp_path / "out.mp4")
+    assert len(frames_in(tmp_path / "out.mp4")) == 3
+
+
 def test_five_seconds_if_no_length_is_given(called, tiny_plan, tmp_path):
     called(run, tiny_plan.path, "--prompt", RED, "-o", tmp_path / "out.mp4")
     assert len(frames_in(tmp_path / "out.mp4")) == 42
@@ -89,11 +97,11 @@ def test_same_command_same_file(called, tiny_plan, tmp_path, kind):
     assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"other.{kind}").read_bytes()
 
 
-def test_batch_slots_lie_side_by_side(called, build_plan, tmp_path):
+def test_streams_of_a_batch_lie_side_by_side(called, build_plan, tmp_path):
     plan = build_plan(batch=2)
     called(run, plan.path, "--prompt", RED, "--seed", 4, "--chunks", 1, "-o", tmp_path / "out.png")
-    slots = next(Rollout(plan, [RED, RED], [4, 5])).frames
-    assert np.array_equal(frames_in(tmp_path / "out-00000.png")[0], np.concatenate(list(slots[:, 0]), axis=1))
+    streams = next(Rollout(plan, [RED, RED], [4, 5])).frames
+    assert np.array_equal(frames_in(tmp_path / "out-00000.png")[0], np.concatenate(list(streams[:, 0]), axis=1))
 
 
 def test_resume_goes_on_bit_identically(called, tiny_plan, tmp_path):
@@ -145,12 +153,71 @@ def test_killed_between_chunks_and_resumed(started, tiny_plan, tmp_path):
 
 
 def test_killed_while_it_writes_a_video(started, tiny_plan, tmp_path):
-    video = tmp_path / "out.mp4"
-    process = started(MODULE, tiny_plan.path, "--prompt", RED, "--seconds", 3600, "-o", video)
-    wait_for(lambda: video.exists() and video.stat().st_size > 5000)
+    """All but about a frame of what was made is there: the state counts the chunks."""
+    video, state = tmp_path / "out.mp4", tmp_path / "state.safetensors"
+    arguments = ["--prompt", RED, "--seconds", 3600, "-o", video, "--save-state", state]
+    process = started(MODULE, tiny_plan.path, *arguments)
+    wait_for(lambda: video.exists() and video.stat().st_size > 5000 and state.exists())
     process.kill()
     process.wait()
-    assert len(frames_in(video)) >= 8
+    assert len(frames_in(video)) >= 3 * Rollout.resume(tiny_plan, state).next_index - 1 >= 2
+
+
+def interrupt_at(monkeypatch, where):
+    """Ctrl-C at the first call of `where`."""
+    owner, name = where
+    inner = getattr(owner, name)
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(owner, name, inner)
+        signal.raise_signal(signal.SIGINT)
+        return inner(*arguments)
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+@pytest.mark.parametrize(
+    "where", [(PromptTokenizer, "encode"), (Passes, "encode_prompt"), (Passes, "denoise")], ids=lambda where: where[1]
+)
+def test_interrupted_before_the_first_chunk(called, tiny_plan, tmp_path, monkeypatch, where):
+    """While it loads, too: no file where none was, and an old one stays as it is."""
+    video = tmp_path / "out.mp4"
+    for old in (None, b"an old video"):
+        if old:
+            video.write_bytes(old)
+        interrupt_at(monkeypatch, where)
+        code, out, err = called(run, tiny_plan.path, "--prompt", RED, "-o", video, "--json")
+        assert (code, err) == (130, "") and json.loads(out)["output_files"] == []
+        assert (video.read_bytes() if old else list(tmp_path.iterdir())) == (old or [])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handler is put back"
+
+
+def test_interrupted_before_a_prompt_switch(called, tiny_plan, tmp_path, monkeypatch):
+    """The chunk that would follow another prompt is not begun, and the state does not know of it."""
+    state = tmp_path / "state.safetensors"
+    save = Rollout.save
+
+    def interrupt_after_two(rollout, path):
+        save(rollout, path)
+        if rollout.next_index == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Rollout, "save", interrupt_after_two)
+    arguments = ["--prompt", RED, "--prompt-at", f"0.75:{GREEN}", "--save-state", state, "--json"]
+    code, out, _ = called(run, tiny_plan.path, *arguments, "-o", tmp_path / "out.mp4")
+    report = json.loads(out)
+    assert (code, report["chunks"], len(report["prompts"])) == (130, 2, 1)
+    assert Rollout.resume(tiny_plan, state).prompts == [RED]
+
+
+def test_a_second_interrupt_ends_at_once(called, tiny_plan, tmp_path, monkeypatch):
+    def interrupt_twice(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Passes, "denoise", interrupt_twice)
+    code, out, err = called(run, tiny_plan.path, "--prompt", RED, "-o", tmp_path / "out.mp4")
+    assert (code, out, err.strip()) == (130, "", "interrupted")
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
@@ -170,6 +237,18 @@ def test_interrupted(started, tiny_plan, tmp_path, as_json):
         assert report["interrupted"] is True and report["frames"] == frames and not err
     else:
         assert not out and err.startswith(b"interrupted: ") and err.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("tool", ["run", "inspect", "bench"])
+def test_full_stdout_is_one_line(started, tiny_plan, tmp_path, tool):
+    arguments = {"run": ["--prompt", RED, "-o", tmp_path / "out.mp4"], "inspect": [], "bench": []}[tool]
+    length = [] if tool == "inspect" else ["--chunks", 1]
+    with open("/dev/full", "wb") as full:
+        module = f"videossm.runtime.cli.{tool}"
+        process = started(module, tiny_plan.path, *arguments, *length, "--json", stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err == b"stdout: cannot write it (No space left on device); choose a place that has room\n"
 
 
 def test_a_reader_that_leaves_is_no_error(started, tiny_plan):
@@ -225,6 +304,13 @@ def bad_inputs(plan, tmp):
         "unknown-format": ([plan, *prompt, "-o", tmp / "out.avi"], "output: got "),
         "no-state-folder": ([plan, *prompt, *video, "--save-state", tmp / "none" / "s"], "state: got "),
         "no-state": ([plan, "--resume", tmp / "none.safetensors", *video], "state: got "),
+        "state-in-a-folder-nobody-can-write": (
+            [plan, *prompt, *video, "--save-state", "/proc/state"],
+            "state: cannot write /proc/state (",
+        ),
+        "no-state-name": ([plan, *prompt, *video, "--save-state", ""], "state: got '.', which is a folder"),
+        "folder-as-state": ([plan, *prompt, *video, "--save-state", tmp], f"state: got '{tmp}', which is a folder"),
+        "pictures-in-a-folder-nobody-can-write": ([plan, *prompt, "-o", "/proc/o.png"], "output: cannot write /proc/o"),
         "seed-of-a-state": ([plan, "--resume", tmp / "none", "--seed", "1", *video], "--seed: got one with --resume"),
         "json-on-stdout": ([plan, *prompt, "--json", "-o", "-"], "--json: got -o - as well"),
         "unknown-device": ([plan, *prompt, "--device", "tpu", *video], "device: got tpu, expected cpu or cuda:N"),
@@ -238,3 +324,52 @@ def test_bad_input(refused, tiny_plan, tmp_path, case):
     arguments, start = bad_inputs(tiny_plan.path, tmp_path)[case]
     assert refused(run, *arguments).startswith(start)
     assert not (tmp_path / "out.mp4").exists() and not (tmp_path / "out.avi").exists(), "nothing was written"
+
+
+@pytest.fixture
+def saved(called, tiny_plan, tmp_path):
+    """The state of two chunks; the video is first.mp4 beside it."""
+    state = tmp_path / "state.safetensors"
+    arguments = ["--prompt", RED, "--chunks", 2, "-o", tmp_path / "first.mp4", "--save-state", state]
+    assert called(run, tiny_plan.path, *arguments)[0] == 0
+    return state
+
+
+def test_resume_does_not_replace_the_first_part(refused, tiny_plan, saved):
+    video = saved.with_name("first.mp4")
+    old = video.read_bytes()
+    message = refused(run, tiny_plan.path, "--resume", saved, "-o", video)
+    assert message.startswith(f"-o: got {video}, which exists, expected a new file with --resume")
+    assert video.read_bytes() == old
+
+
+def test_resume_on_another_plan(refused, build_plan, saved, tmp_path):
+    message = refused(run, build_plan("other", fps=12.0).path, "--resume", saved, "-o", tmp_path / "more.mp4")
+    assert message.startswith(f"state: {saved}: plan: got one of the plan 'tiny'")
+
+
+def test_resume_from_a_truncated_state(refused, tiny_plan, saved, tmp_path):
+    saved.write_bytes(saved.read_bytes()[:-1])
+    message = refused(run, tiny_plan.path, "--resume", saved, "-o", tmp_path / "more.mp4")
+    assert message.startswith(f"state: got {saved} truncated or damaged")
+
+
+def test_resume_with_a_wrong_prompt_is_told_before_an_engine_loads(refused, tiny_plan, saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(Rollout, "resume", None)
+    for arguments in (["--prompt", "a pink circle"], ["--prompt-at", "1:pink"]):
+        message = refused(run, tiny_plan.path, "--resume", saved, *arguments, "-o", tmp_path / "more.mp4")
+        assert message.startswith("prompt: got the unknown word 'pink'")
+
+
+def test_switch_before_a_resumed_stream(refused, tiny_plan, saved, tmp_path):
+    arguments = ["--resume", saved, "--prompt-at", f"0:{GREEN}", "--chunks", 2]
+    message = refused(run, tiny_plan.path, *arguments, "-o", tmp_path / "more.mp4")
+    assert message.startswith("--prompt-at: got 0 s, expected from 0.75 to 1.125 s")
+
+
+def test_altered_plan(refused, plan_copy, tmp_path):
+    content = bytearray((plan_copy / "step.onnx").read_bytes())
+    content[-1] ^= 1
+    (plan_copy / "step.onnx").write_bytes(content)
+    message = refused(run, plan_copy, "--prompt", RED, "-o", tmp_path / "out.mp4")
+    assert message.startswith("step.onnx: sha256: got ") and not (tmp_path / "out.mp4").exists()

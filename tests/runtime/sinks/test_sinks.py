@@ -36,10 +36,9 @@ def noisy():
 
 
 def written(path, frames, chunk=3, fps=8.0):
-    sink = open_sink(str(path), frames.shape[2], frames.shape[1], fps)
-    for start in range(0, len(frames), chunk):
-        sink.write(frames[start : start + chunk])
-    sink.close()
+    with open_sink(str(path), frames.shape[2], frames.shape[1], fps) as sink:
+        for start in range(0, len(frames), chunk):
+            sink.write(frames[start : start + chunk])
     return sink.files
 
 
@@ -105,13 +104,49 @@ def test_extension_in_capitals(tmp_path, frames):
     assert len(read(written(tmp_path / "out.MP4", frames))) == 24
 
 
-@pytest.mark.parametrize("kind", ["mp4", "y4m"])
-def test_file_is_playable_before_it_is_closed(tmp_path, frames, kind):
-    """As after a kill: all but the last second is there."""
-    sink = open_sink(str(tmp_path / f"out.{kind}"), 64, 48, 8.0)
-    sink.write(frames)
-    assert len(read([str(tmp_path / f"out.{kind}")])) >= 16
-    sink.close()
+@pytest.mark.parametrize(("kind", "missing"), [("mp4", 1), ("y4m", 0)])
+def test_file_is_playable_before_it_is_closed(tmp_path, frames, kind, missing):
+    """As after a kill: all but the last frame is there."""
+    with open_sink(str(tmp_path / f"out.{kind}"), 64, 48, 8.0) as sink:
+        for count, start in enumerate(range(0, 24, 3), 1):
+            sink.write(frames[start : start + 3])
+            assert len(read([str(tmp_path / f"out.{kind}")])) >= 3 * count - missing
+
+
+@pytest.mark.parametrize("kind", ["mp4", "gif", "y4m"])
+def test_the_old_file_stays_until_the_first_frame_comes(tmp_path, frames, kind):
+    path = tmp_path / f"out.{kind}"
+    old = Path(written(path, frames)[0]).read_bytes()
+    with open_sink(str(path), 64, 48, 8.0) as sink:
+        assert path.read_bytes() == old
+    assert path.read_bytes() == old and sink.files == [], "nothing was written"
+    written(path, frames[:3])
+    assert len(read([str(path)])) == 3, "nothing of the old file is left"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_frame_no_file(tmp_path, kind):
+    with open_sink(str(tmp_path / f"out.{kind}"), 64, 48, 8.0) as sink:
+        pass
+    assert not list(tmp_path.iterdir()) and sink.files == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_frame(tmp_path, frames, kind):
+    assert len(read(written(tmp_path / f"out.{kind}", frames[:1]))) == 1
+
+
+@pytest.mark.parametrize("fps", [0.01, 29.97, 1000.0])
+@pytest.mark.parametrize("kind", ["mp4", "gif", "y4m"])
+def test_frame_rates_of_a_plan(tmp_path, frames, kind, fps):
+    fps = min(fps, 100.0) if kind == "gif" else fps
+    assert len(read(written(tmp_path / f"out.{kind}", frames, fps=fps))) == 24
+
+
+def test_frame_rate_beyond_gif(tmp_path):
+    with pytest.raises(SinkError, match=r"^output: got gif for 120 frames/s, expected at most 100; write"):
+        open_sink(str(tmp_path / "out.gif"), 64, 48, 120.0)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,10 +201,10 @@ def test_folder_that_does_not_exist(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_folder_that_nobody_can_write(frames, kind):
-    """/proc refuses even root."""
+def test_folder_that_nobody_can_write(kind):
+    """/proc refuses even root. It is told before a frame is made."""
     with pytest.raises(SinkError, match=r"^output: cannot write /proc/out.*\("):
-        written(f"/proc/out.{kind}", frames)
+        open_sink(f"/proc/out.{kind}", 64, 48, 8.0)
 
 
 @pytest.mark.parametrize("output", ["out.avi", "out", "out.mp4/", ""])
