@@ -143,7 +143,7 @@ def _input_errors() -> Iterator[None]:
         from videossm.models.checkpoint import CheckpointError
         from videossm.models.config import ConfigError
     except ModuleNotFoundError as error:
-        raise UserError(f"export: got no {error.name}, expected it installed; pip install '.[export]'") from None
+        raise UserError(f"export: got no {error.name}, expected it installed; pip install 'videossm[export]'") from None
     try:
         yield
     except (CheckpointError, ConfigError) as error:
@@ -169,8 +169,9 @@ def _check_target(precision: str, backend: str, lowering: str, opset: int) -> No
             raise UserError(f"{option}: got {got}, expected one of {', '.join(known)}; choose one")
     if backend not in RUNNABLE:
         module, extra = BACKENDS[backend]
-        missing = find_spec(module) is None
-        why = f"which is not installed (pip install '.[{extra}]')" if missing else "which this version cannot build for"
+        why = "which this version cannot build for"
+        if find_spec(module) is None:
+            why = f"which is not installed (pip install 'videossm[{extra}]')"
         raise BackendError(
             f"--backend: got {backend}, {why}, expected {', '.join(RUNNABLE)}; choose --backend onnxruntime"
         )

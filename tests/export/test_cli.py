@@ -92,12 +92,12 @@ def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, mon
 
 def test_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("videossm.export.cli.find_spec", lambda module: None)
-    assert "not installed (pip install '.[rtx]')" in refused(invoke("test", "--backend", "tensorrt-rtx"))
+    assert "not installed (pip install 'videossm[rtx]')" in refused(invoke("test", "--backend", "tensorrt-rtx"))
 
 
 def test_export_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "videossm.models.checkpoint", None)
-    assert "pip install '.[export]'" in refused(invoke("test", "--random-weights"))
+    assert "pip install 'videossm[export]'" in refused(invoke("test", "--random-weights"))
 
 
 @pytest.mark.parametrize(
