@@ -35,7 +35,7 @@ def shapes() -> ModelConfig:
             prediction="x0",
         ),
         window=WindowConfig(),
-        sampler=SamplerConfig.warped("euler", steps=8, shift=SHAPES_SHIFT),
+        sampler=SamplerConfig.warped("euler", steps=16, shift=SHAPES_SHIFT),
         text_encoder=TextEncoderConfig(vocab_size=SHAPES_VOCABULARY, layers=1, heads=4),
         autoencoder=AutoencoderConfig(width=192, depth=2),
     )
