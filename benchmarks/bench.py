@@ -1,8 +1,9 @@
 """What a chunk costs: `python benchmarks/bench.py engine.plan` (or `make bench`).
 
 Three rollouts of one model take turns, chunk by chunk: PyTorch eager, PyTorch with its step compiled, and
-the plan. Then the plan alone runs for 600 chunks, for growth of time and memory, and in a fresh process,
-for the time to the first frame. Writes a Markdown table and JSON with the date and the machine.
+the plan. Then the plan alone runs for 600 chunks, the last of them in turns with early ones, for growth of
+time and memory, and in a fresh process, for the time to the first frame. Writes a Markdown table and JSON
+with the date and the machine.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from videossm.models.rollout import ReferenceRollout
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.cli.measure import resident_bytes
 
-EARLY, LATE = (20, 120), (500, 600)  # chunks whose times are compared
+EARLY, LATE = (20, 120), (500, 600)  # chunks whose times are compared, in turns: machines drift
 RESIDENT_FROM = 100  # chunk at which resident memory is first read
 STARTS = 5  # fresh processes for the time to the first frame
 
@@ -101,20 +102,26 @@ def advance(rollout: ReferenceRollout) -> Callable[[], object]:
 
 
 def growth(plan: Plan) -> dict[str, Any]:
-    """Chunk time and resident memory over a long rollout."""
-    rollout = Rollout(plan, verification_prompts(plan))
-    seconds, resident = [], []
-    for _ in tqdm(range(LATE[1]), unit="chunk", desc="growth", disable=None):
-        begun = time.perf_counter()
-        next(rollout)
-        seconds.append(time.perf_counter() - begun)
+    """Chunk time late in a rollout against early in another, taken in turns, and resident memory on the way."""
+    late, early = (Rollout(plan, verification_prompts(plan)) for _ in range(2))
+    for _ in range(EARLY[0]):
+        next(early)
+    resident = []
+    for _ in tqdm(range(LATE[0]), unit="chunk", desc="growth", disable=None):
+        next(late)
         resident.append(resident_bytes())
-    early, late = (float(np.median(seconds[slice(*span)])) for span in (EARLY, LATE))
+    times: dict[str, list[float]] = {"early": [], "late": []}
+    for _ in tqdm(range(LATE[1] - LATE[0]), unit="pair", desc="early and late", disable=None):
+        for name, rollout in (("early", early), ("late", late)):
+            begun = time.perf_counter()
+            next(rollout)
+            times[name].append(time.perf_counter() - begun)
+    seconds = {name: np.array(values) for name, values in times.items()}
     return {
-        "ms_per_chunk_by_hundred": [1000 * float(np.median(seconds[i : i + 100])) for i in range(0, LATE[1], 100)],
-        "late_to_early": late / early,
-        "resident_bytes": resident[-1],
-        "resident_growth_bytes": resident[-1] - resident[RESIDENT_FROM],
+        "ms_per_chunk": {name: quartiles(1000 * values) for name, values in seconds.items()},
+        "late_to_early": quartiles(seconds["late"] / seconds["early"]),
+        "resident_bytes": resident_bytes(),
+        "resident_growth_bytes": resident_bytes() - resident[RESIDENT_FROM],
     }
 
 
@@ -161,7 +168,6 @@ def markdown(result: dict[str, Any]) -> str:
         + (f"{side['plan_to'][name]['median']:.2f} |" if name in side["plan_to"] else "1 |")
         for name, ms in side["ms_per_chunk"].items()
     ]
-    hundreds = ", ".join(f"{ms:.1f}" for ms in grown["ms_per_chunk_by_hundred"])
     return f"""# Benchmarks
 
 Written by `make bench` on {result["date"][:10]}: {machine_["cpu"]}, {machine_["cores"]} cores,
@@ -177,8 +183,7 @@ The three take turns chunk by chunk, {side["chunks"]} chunks each, window full a
 |---|---|
 | wall time outside engines | {100 * side["outside_engines_share"]:.2f}% |
 | real time (1 is as fast as the video plays) | {side["realtime_factor"]:.1f} |
-| chunks {LATE[0]}-{LATE[1]} to chunks {EARLY[0]}-{EARLY[1]}, medians | {grown["late_to_early"]:.3f} |
-| ms a chunk by hundred of a rollout | {hundreds} |
+| chunks {LATE[0]}-{LATE[1]} to chunks {EARLY[0]}-{EARLY[1]}, median of pairs | {grown["late_to_early"]["median"]:.3f} |
 | resident memory, growth from chunk {RESIDENT_FROM} to {LATE[1]} | {grown["resident_growth_bytes"] / 1e6:.2f} MB |
 | resident memory, this process with PyTorch in it | {grown["resident_bytes"] / 1e6:.0f} MB |
 | first frame after the start of `videossm-run`, median of {STARTS} | {first_frame_s:.2f} s |
