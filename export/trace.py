@@ -49,7 +49,9 @@ def trace(spec: EngineSpec, folder: Path, lowering: str, opset: int) -> dict[str
         "outputs": [_tensor(value) for value in model.graph.output],
     }
     _forget_sources(model)
-    onnx.save(lower(model, lowering), str(path))
+    with _quiet():  # a lowering may trace too
+        lower(model, lowering)
+    onnx.save(model, str(path))
     return entry
 
 
