@@ -28,7 +28,7 @@ from videossm.models.transformer import Transformer
 
 SIGMA_FLOOR = 0.1  # of the weight 1 / sigma^2
 CONTEXT_NOISE = 0.15  # largest noise level on context chunks, against drift
-FIRST_WEIGHT = 0.5  # of the loss of first chunks beside that of clips
+FIRST_WEIGHT = 1.0  # of the loss of first chunks beside that of clips
 LATE_STREAM = 0.5  # share of clips whose router believes to be deep in a long video
 SAVE_EVERY_S = 240
 
@@ -63,9 +63,9 @@ def noise_levels(shape: tuple[int, ...]) -> Tensor:
 
 
 def flow_error(x0: Tensor, target: Tensor, sigma: Tensor) -> Tensor:
-    """Mean squared error of the flow that the prediction of x0 means."""
+    """Squared error of the flow that the prediction of x0 means, averaged over each chunk: as `sigma`."""
     weight = sigma.clamp(min=SIGMA_FLOOR) ** -2
-    return ((x0 - target).square().flatten(sigma.dim()).mean(-1) * weight).mean()
+    return (x0 - target).square().flatten(sigma.dim()).mean(-1) * weight
 
 
 def first_loss(model: Generator, layout: Layout, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
@@ -74,11 +74,13 @@ def first_loss(model: Generator, layout: Layout, latents: Tensor, ids: Tensor, m
     level = sigma[:, None, None, None, None]
     noisy = (1 - level) * latents + level * torch.randn_like(latents)
     x0 = predict_first(model.transformer, layout, noisy, sigma, model.text_encoder(ids, mask))
-    return flow_error(x0, latents, sigma)
+    return flow_error(x0, latents, sigma).mean()
 
 
-def clip_loss(model: Generator, layout: Layout, latents: Tensor, ids: Tensor, mask: Tensor, copies: int) -> Tensor:
-    """Loss of all chunks of clips [B, K, F, C, h, w], each in `copies` noisy copies."""
+def clip_loss(
+    model: Generator, layout: Layout, latents: Tensor, ids: Tensor, mask: Tensor, described: Tensor, copies: int
+) -> Tensor:
+    """Loss of the chunks from `described` [B] on of clips [B, K, F, C, h, w], each in `copies` noisy copies."""
     batch, chunks = latents.shape[:2]
     sigma = noise_levels((copies, batch, chunks))
     level = sigma[..., None, None, None, None]
@@ -91,18 +93,38 @@ def clip_loss(model: Generator, layout: Layout, latents: Tensor, ids: Tensor, ma
     rho = torch.where(evicted > 0, rho + (1 - rho) * late, rho)
     text = model.text_encoder(ids, mask)
     x0 = predict(model.transformer, layout, context, noisy, sigma, text, rho)
-    return flow_error(x0, latents.expand_as(x0), sigma)
+    judged = torch.arange(chunks) >= described[:, None]
+    return (flow_error(x0, latents.expand_as(x0), sigma) * judged).sum() / (copies * judged.sum())
 
 
-def batches(data: dict[str, Tensor], frames: int, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless random clips of `frames` frames, cut anywhere."""
-    clips, length = data["latents"].shape[:2]
+def clip_batches(data: dict[str, Tensor], layout: Layout, size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Endless random clips [B, K, F, C, h, w], ids, masks, and the first chunk that each prompt describes [B]."""
+    length, frames = data["latents"].shape[1], layout.chunks * layout.frames
     while True:
-        rows = torch.randint(clips, (size,))
-        starts = torch.randint(length - frames + 1, (size,))
-        cuts = zip(rows.tolist(), starts.tolist(), strict=True)
-        latents = torch.stack([data["latents"][row, start : start + frames] for row, start in cuts])
-        yield latents.float(), data["ids"][rows], data["mask"][rows]
+        rows = torch.randint(len(data["latents"]), (size,))
+        # A switch falls between two chunks: in a real rollout too a prompt changes there.
+        earliest = data["described"][rows]
+        chunk = torch.where(earliest > 0, 1 + torch.randint(layout.chunks - 2, (size,)), 0)
+        starts = torch.where(
+            earliest > 0, earliest - chunk * layout.frames, torch.randint(length - frames + 1, (size,))
+        )
+        latents = cut(data["latents"], rows, starts, frames).unflatten(1, (layout.chunks, layout.frames))
+        yield latents, data["ids"][rows], data["mask"][rows], chunk
+
+
+def first_batches(data: dict[str, Tensor], layout: Layout, size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Endless random chunks [B, F, C, h, w] that their prompts describe, ids and masks."""
+    while True:
+        rows = torch.randint(len(data["latents"]), (size,))
+        earliest = data["described"][rows]
+        choices = data["latents"].shape[1] - layout.frames + 1 - earliest
+        starts = earliest + (torch.rand(size) * choices).long()
+        yield cut(data["latents"], rows, starts, layout.frames), data["ids"][rows], data["mask"][rows]
+
+
+def cut(latents: Tensor, rows: Tensor, starts: Tensor, frames: int) -> Tensor:
+    pairs = zip(rows.tolist(), starts.tolist(), strict=True)
+    return torch.stack([latents[row, start : start + frames] for row, start in pairs]).float()
 
 
 def optimisers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
@@ -129,9 +151,7 @@ def train(args: argparse.Namespace) -> None:
     opts = optimisers(model, args.rate)
     clips = args.stage == "clips"
     layout = Layout(config.window, args.chunks)
-    sources = {"first": batches(data, layout.frames, args.first_batch)}
-    if clips:
-        sources["clips"] = batches(data, layout.chunks * layout.frames, args.batch)
+    first_chunks, whole_clips = first_batches(data, layout, args.first_batch), clip_batches(data, layout, args.batch)
     transformer.attend = plain_attention
     first, later = (torch.compile(loss, dynamic=False) for loss in (first_loss, clip_loss))
     start = saved_at = time.monotonic()
@@ -141,15 +161,14 @@ def train(args: argparse.Namespace) -> None:
         for opt in opts:
             for group in opt.param_groups:
                 group["lr"] = args.rate * warm * cool
-        batch = next(sources["first"])
+        batch = next(first_chunks)
         with torch.autocast("cpu", torch.bfloat16):
             loss = first(model, layout, *batch)
         (loss * (FIRST_WEIGHT if clips else 1)).backward()
         if clips:
-            latents, ids, mask = next(sources["clips"])
-            latents = latents.unflatten(1, (layout.chunks, layout.frames))
+            batch = next(whole_clips)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = later(model, layout, latents, ids, mask, args.copies)
+                loss = later(model, layout, *batch, args.copies)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
