@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from videossm.runtime.errors import PlanError
-from videossm.runtime.manifest import MANIFEST_FILE
+from videossm.runtime.manifest import MANIFEST_FILE, REPORT_FOLDER
 
 
 def check_out(out: Path) -> None:
@@ -61,7 +61,8 @@ def _is_plan(folder: Path) -> bool:
     """Whether nothing but a plan would be lost with `folder`."""
     try:
         listed = json.loads((folder / MANIFEST_FILE).read_bytes())["files"]
-        return {path.name for path in folder.iterdir()} <= {MANIFEST_FILE, *listed}
+        found = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+        return found <= {MANIFEST_FILE, REPORT_FOLDER, *listed}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 

@@ -2,7 +2,7 @@
 
 from videossm.runtime.errors import BackendError, PlanError, PromptError, SinkError, StateError, UserError
 from videossm.runtime.plan import Plan
-from videossm.runtime.rollout import Chunk, Rollout
+from videossm.runtime.rollout import Chunk, Rollout, Snapshot
 
 __all__ = [
     "BackendError",
@@ -12,6 +12,7 @@ __all__ = [
     "PromptError",
     "Rollout",
     "SinkError",
+    "Snapshot",
     "StateError",
     "UserError",
 ]

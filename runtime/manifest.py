@@ -13,11 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
+REPORT_FILE = "report.json"
+REPORT_FOLDER = "report"  # of its pictures and page; the only folder in a plan
 
 # A bare file name: no separators, no drive, not hidden, not "..".
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=200)]
+_BARE = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+FileName = Annotated[str, Field(pattern=rf"^{_BARE}$", max_length=200)]
+ListedFile = Annotated[str, Field(pattern=rf"^({REPORT_FOLDER}/)?{_BARE}$", max_length=200)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-DType = Literal["float32", "float16", "int64", "int32", "uint8"]
+DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "uint8"]
 
 
 class _Part(BaseModel):
@@ -32,8 +36,13 @@ class TensorSpec(_Part):
     shape: tuple[PositiveInt, ...]
 
     @property
+    def host_dtype(self) -> np.dtype[Any]:
+        """That of its buffers: NumPy has no bfloat16, so its bits are uint16 there."""
+        return np.dtype("uint16" if self.dtype == "bfloat16" else self.dtype)
+
+    @property
     def size_bytes(self) -> int:
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return int(np.prod(self.shape)) * self.host_dtype.itemsize
 
 
 class EngineSpec(_Part):
@@ -129,5 +138,5 @@ class Manifest(_Part):
     memory: tuple[MemoryPair, ...]
     prompt: tuple[Name, ...]
     caches: tuple[CachePair, ...]
-    files: dict[FileName, File]
+    files: dict[ListedFile, File]
     versions: dict[str, str]

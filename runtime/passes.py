@@ -65,6 +65,10 @@ class Passes:
         """The chunk's first noise [B, F, C, h, w]."""
         self._latents[0].write(noise)
 
+    def put(self, latent: NDArray[np.float32]) -> None:
+        """A clean latent [B, F, C, h, w] from outside, as if it had been denoised."""
+        self._committed[contract.LATENT].write(latent)
+
     def freshen(self, noise: NDArray[np.float32]) -> None:
         """The fresh noise of the next step, for the `renoise` sampler."""
         self._controls[contract.NOISE].write(noise)
@@ -135,7 +139,7 @@ class Passes:
         self._sigmas = [buffer((1,), "float32") for _ in levels]
         for sigma, level in zip(self._sigmas, levels, strict=True):
             sigma.write(np.array([level], np.float32))
-        self._latents = [buffer(latent.shape, latent.dtype) for _ in range(2)]
+        self._latents = [buffer(latent.shape, latent.host_dtype) for _ in range(2)]
         present = [step_outputs[pair.present] for pair in manifest.window]
         self._present = _buffers(backend, present)
         self._frames = _buffers(backend, (t for t in spec.decoder.outputs if t.name == contract.FRAMES))
@@ -149,7 +153,7 @@ class Passes:
         # The ring holds what a commit leaves, by the name of its present tensor, and the clean latent.
         self._committed = {contract.LATENT: self._latents[self.steps % 2], **self._present}
         self._ring = {
-            tensor.name: buffer(contract.window_shape(manifest, tensor.shape), tensor.dtype)
+            tensor.name: buffer(contract.window_shape(manifest, tensor.shape), tensor.host_dtype)
             for tensor in (latent, *present)
         }
         self._chunk_slots = [self._chunk_slot(index) for index in range(Ring.of(manifest.stream).window)]
@@ -216,4 +220,4 @@ class Passes:
 
 
 def _buffers(backend: Backend, tensors: Iterable[TensorSpec]) -> _Buffers:
-    return {tensor.name: backend.buffer(tensor.shape, tensor.dtype) for tensor in tensors}
+    return {tensor.name: backend.buffer(tensor.shape, tensor.host_dtype) for tensor in tensors}

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from videossm.runtime.contract import check_contract
 from videossm.runtime.errors import PlanError
-from videossm.runtime.manifest import MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE, Manifest
+from videossm.runtime.manifest import MANIFEST_FILE, REPORT_FOLDER, SCHEMA_VERSION, TOKENIZER_FILE, Manifest
 
 _BLOCK_BYTES = 1 << 20
 
@@ -36,7 +36,7 @@ class Plan:
         folder = _folder(Path(path))
         manifest, identity = _read_manifest(folder)
         for name, file in manifest.files.items():
-            _verify_file(folder / name, file.size_bytes, file.sha256)
+            _verify_file(folder, name, file.size_bytes, file.sha256)
         return Plan(folder, manifest, identity)
 
     @property
@@ -54,15 +54,15 @@ class Plan:
 
 
 def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
-    """Hashes every file in `directory` and writes manifest.json.
+    """Hashes every file in `directory`, those in folders too, and writes manifest.json.
 
     `manifest` is the whole manifest but for `files`. Raises PlanError when it does not hold together;
     then nothing is written. Returns what a reader of the plan will see.
     """
     files = {
-        path.name: {"sha256": _sha256(path), "size_bytes": path.stat().st_size}
-        for path in sorted(directory.iterdir())
-        if path.name != MANIFEST_FILE
+        path.relative_to(directory).as_posix(): {"sha256": _sha256(path), "size_bytes": path.stat().st_size}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path != directory / MANIFEST_FILE
     }
     text = json.dumps({**manifest, "files": files}, indent=1) + "\n"
     checked = _parse(text.encode())
@@ -73,6 +73,8 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
 def _folder(path: Path) -> Path:
     if path.is_file():
         path = path.parent
+        if path.name == REPORT_FOLDER and not (path / MANIFEST_FILE).is_file():
+            path = path.parent
     if not path.is_dir():
         raise PlanError(
             f"plan: got {path}, which does not exist, expected a folder that videossm-export wrote; check it"
@@ -121,25 +123,27 @@ def _first_error(error: ValidationError) -> str:
     elif first["type"] == "missing":
         why = "got nothing, expected this field"
     elif first["type"] == "string_pattern_mismatch" and (field.endswith(".file") or "[key]" in first["loc"]):
-        why = f"got {got}, expected a bare file name inside the plan"
+        also = f", or one in {REPORT_FOLDER}/" if "[key]" in first["loc"] else ""
+        why = f"got {got}, expected a bare file name inside the plan{also}"
     else:
         why = f"got {got}, expected: {first['msg']}"
     return f"{MANIFEST_FILE}: {field}: {why}; export the plan again"
 
 
-def _verify_file(path: Path, size_bytes: int, sha256: str) -> None:
+def _verify_file(folder: Path, name: str, size_bytes: int, sha256: str) -> None:
+    path = folder / name
     mend = "copy or export the plan again"
     if not path.is_file():
-        raise PlanError(f"{path.name}: missing in {path.parent}, expected what manifest.json lists in files; {mend}")
+        raise PlanError(f"{name}: missing in {folder}, expected what manifest.json lists in files; {mend}")
     try:
         size = path.stat().st_size
         if size != size_bytes:
-            raise PlanError(f"{path.name}: size_bytes: got {size}, expected {size_bytes}; {mend}")
+            raise PlanError(f"{name}: size_bytes: got {size}, expected {size_bytes}; {mend}")
         digest = _sha256(path)
     except OSError as error:
-        raise PlanError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from error
+        raise PlanError(f"{name}: cannot be read ({error.strerror}); check its permissions") from error
     if digest != sha256:
-        raise PlanError(f"{path.name}: sha256: got {digest[:16]}.., expected {sha256[:16]}.. (altered); {mend}")
+        raise PlanError(f"{name}: sha256: got {digest[:16]}.., expected {sha256[:16]}.. (altered); {mend}")
 
 
 def _sha256(path: Path) -> str:

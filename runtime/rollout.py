@@ -13,7 +13,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from videossm.runtime.backends import open_backend
+from videossm.runtime.backends import Backend, open_backend
 from videossm.runtime.errors import PromptError, StateError, UserError
 from videossm.runtime.noise import noise
 from videossm.runtime.passes import Passes
@@ -30,6 +30,14 @@ class Chunk:
     index: int
     start_s: float  # time of the first frame in the video
     frames: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that the next chunk depends on, copied to the host; of use to any rollout of a plan with the same state."""
+
+    header: StateHeader
+    tensors: dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -59,10 +67,12 @@ class Rollout:
         seed: SupportsIndex | Sequence[SupportsIndex] = 0,
         device: str = "cpu",
         threads: int | None = None,
+        backend: Backend | None = None,
     ) -> None:
         """`prompt` and `seed`: one for each stream of the batch (a single seed s stands for s, s + 1, ..).
 
         `device` is `cpu` or `cuda:N`. `threads` are those of a CPU; None for the backend's own number.
+        `backend`: an open one, in place of the plan's own on `device`.
         Raises PromptError, BackendError or, for a seed, UserError.
         """
         manifest = plan.manifest
@@ -73,7 +83,7 @@ class Rollout:
         self._pending: _Prompts | None = None
         self._prompts: _Prompts | None = None  # in force
         self.set_prompt(prompt)  # before the engines load: a wrong one is told at once
-        backend = open_backend(manifest.backend, device, threads)
+        backend = backend or open_backend(manifest.backend, device, threads, manifest.precision)
         engines = {name: backend.load(name, spec, plan.path / spec.file) for name, spec in manifest.engines.items()}
         self._passes = Passes(manifest, backend, engines)
         self._ring = Ring.of(manifest.stream)
@@ -90,6 +100,22 @@ class Rollout:
         self._stop_if_cancelled()
         self._switch_prompt()
         self._denoise()
+        self._commit()
+        self._evict()
+        return self._decode()
+
+    def append(self, latent: NDArray[np.float32]) -> Chunk:
+        """Takes a clean `latent` [B, F, C, h, w] as the next chunk, instead of making one: to go on from a given video.
+
+        Raises UserError for another shape.
+        """
+        self._check_whole()
+        if latent.shape != self._passes.latent_shape:
+            expected = list(self._passes.latent_shape)
+            raise UserError(f"latent: got shape {list(latent.shape)}, expected {expected}; encode it for this plan")
+        self._switch_prompt()
+        self._place(self._chunk, self._ring.held(self._chunk))
+        self._passes.put(latent)
         self._commit()
         self._evict()
         return self._decode()
@@ -132,8 +158,8 @@ class Rollout:
         """Ends the iteration before its next chunk or denoising step. The state stays that after the last chunk."""
         self._cancelled.set()
 
-    def save(self, path: str | Path) -> None:
-        """Writes the state of the stream, whole or not at all. Raises StateError."""
+    def snapshot(self) -> Snapshot:
+        """The state of the stream as it is now."""
         self._check_whole()
         prompts, pending = self._prompts, self._pending
         header = StateHeader(
@@ -142,20 +168,23 @@ class Rollout:
             seeds=self.seeds,
             chunk=self._chunk,
         )
-        save_state(path, self.plan, header, {name: buffer.read() for name, buffer in self._passes.state().items()})
+        return Snapshot(header, {name: buffer.read() for name, buffer in self._passes.state().items()})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes on from `snapshot`. Raises StateError, and changes nothing, when its tensors are of another plan."""
+        self._restore("snapshot", snapshot)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the state of the stream, whole or not at all. Raises StateError."""
+        snapshot = self.snapshot()
+        save_state(path, self.plan, snapshot.header, snapshot.tensors)
 
     @classmethod
     def resume(cls, plan: Plan, path: str | Path, device: str = "cpu", threads: int | None = None) -> Rollout:
         """The rollout as it was when `save` wrote `path`: its next chunks are bit-identical. Raises StateError."""
         header, tensors = load_state(path, plan)
         rollout = cls(plan, header.next_prompts or header.prompts, header.seeds, device, threads)
-        buffers = rollout._passes.state()
-        check_tensors(path, tensors, {name: (buffer.shape, buffer.dtype) for name, buffer in buffers.items()})
-        for name, buffer in buffers.items():
-            buffer.write(tensors[name])
-        rollout._chunk = header.chunk
-        if header.prompts:
-            rollout._encode(_Prompts(header.prompts, *rollout._tokenizer.encode(header.prompts)))
+        rollout._restore(f"state: {path}", Snapshot(header, tensors))
         return rollout
 
     def fork(self) -> Rollout:
@@ -166,6 +195,25 @@ class Rollout:
         other._lock = threading.Lock()
         other._cancelled = threading.Event()
         return other
+
+    def _restore(self, where: str, snapshot: Snapshot) -> None:
+        header, buffers = snapshot.header, self._passes.state()
+        check_tensors(where, snapshot.tensors, {name: (b.shape, b.dtype) for name, b in buffers.items()})
+        following, prompts = (
+            _Prompts(texts, *self._tokenizer.encode(texts)) if texts else None
+            for texts in (header.next_prompts, header.prompts)
+        )
+        self._torn = True
+        for name, buffer in buffers.items():
+            buffer.write(snapshot.tensors[name])
+        if prompts is None:
+            self._prompts = None
+        elif not prompts.means(self._prompts):
+            self._encode(prompts)
+        with self._lock:
+            self._pending = following
+        self.seeds, self._chunk = list(header.seeds), header.chunk
+        self._torn = False
 
     def _switch_prompt(self) -> None:
         """A new prompt recomputes the window, chunk by chunk in video order; the memory stays."""

@@ -88,7 +88,7 @@ def load_state(path: str | Path, plan: Plan) -> tuple[StateHeader, dict[str, NDA
 
 
 def check_tensors(
-    path: str | Path,
+    where: str,
     tensors: Mapping[str, NDArray[Any]],
     expected: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
 ) -> None:
@@ -97,7 +97,7 @@ def check_tensors(
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             got, want = found.get(name, "none"), expected.get(name, "none")
-            raise StateError(f"state: {path}: tensor {name}: got {got}, expected {want}; resume from another one")
+            raise StateError(f"{where}: tensor {name}: got {got}, expected {want}; resume from another one")
 
 
 def _file_path(path: str | Path) -> Path:

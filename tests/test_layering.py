@@ -13,11 +13,13 @@ FORBIDDEN = {  # folder -> what none of its modules may import, wherever in the 
     "runtime": ("torch", "onnx", "onnxscript", "transformers", "diffusers", "videossm"),
     "models": ("onnx", "onnxscript", "onnxruntime", "videossm"),
     "export": ("videossm",),
+    "calib": ("torch", "videossm"),
 }
 ALLOWED = {  # of the project's own packages
     "runtime": ("videossm.runtime",),
     "models": ("videossm.models",),
-    "export": ("videossm.export", "videossm.models", "videossm.runtime"),
+    "export": ("videossm.calib", "videossm.export", "videossm.models", "videossm.runtime"),
+    "calib": ("videossm.calib", "videossm.models", "videossm.runtime"),
 }
 
 

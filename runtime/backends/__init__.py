@@ -67,15 +67,17 @@ class Backend(Protocol):
         """Copies each (source, target), of equal shapes; may return before it is done."""
 
 
-def open_backend(name: str, device: str = "cpu", threads: int | None = None) -> Backend:
-    """The backend that a manifest names, on `cpu` or `cuda:N`. `threads` of a CPU; None for the backend's own number.
+def open_backend(name: str, device: str = "cpu", threads: int | None = None, precision: str = "fp32") -> Backend:
+    """The backend that a manifest names, on `cpu` or `cuda:N`, for engines of the manifest's precision.
+
+    `threads` are those of a CPU; None for the backend's own number.
 
     Raises BackendError: unknown, not in this version, not installed, or without the device.
     """
     if name == "onnxruntime":
         from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(device, threads)
+        return OnnxRuntimeBackend(device, threads, precision)
     if name in _PLANNED:
         raise BackendError(
             f"backend: got a plan for {name}, which this version cannot run yet; "

@@ -27,10 +27,12 @@ except ModuleNotFoundError as missing:
 _TYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
+    "tensor(bfloat16)": "bfloat16",
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
     "tensor(uint8)": "uint8",
 }
+_ELEMENTS = {"tensor(bfloat16)": 16}  # ONNX element types of what NumPy has no dtype for
 
 
 class OnnxRuntimePass:
@@ -50,26 +52,30 @@ class OnnxRuntimeEngine:
 
     def __init__(self, session: Any) -> None:
         self._session = session
+        tensors = [*session.get_inputs(), *session.get_outputs()]
+        self._elements = {tensor.name: _ELEMENTS[tensor.type] for tensor in tensors if tensor.type in _ELEMENTS}
 
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> OnnxRuntimePass:
         binding = self._session.io_binding()
         for bind, buffers in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for name, buffer in buffers.items():
                 assert isinstance(buffer, HostBuffer | CudaBuffer) and buffer.contiguous, f"{name} must be contiguous"
-                bind(name, *buffer.device, buffer.dtype.type, buffer.shape, buffer.address)
+                element = self._elements.get(name, buffer.dtype.type)
+                bind(name, *buffer.device, element, buffer.shape, buffer.address)
         return OnnxRuntimePass(self._session, binding, [*inputs.values(), *outputs.values()])
 
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime on the CPU or on one CUDA device."""
+    """ONNX Runtime on the CPU or on one CUDA device. `precision` is the plan's."""
 
-    def __init__(self, device: str, threads: int | None) -> None:
+    def __init__(self, device: str, threads: int | None, precision: str = "fp32") -> None:
         if threads is not None and threads < 1:
             raise BackendError(
                 f"threads: got {threads}, expected 1 or more; leave it out for ONNX Runtime's own number"
             )
         self._index = device_index(device)
         self._threads = threads
+        self._precision = precision
         self._providers: list[Any] = ["CPUExecutionProvider"]
         if self._index is not None:
             available = ort.get_available_providers()
@@ -83,6 +89,11 @@ class OnnxRuntimeBackend:
             self._providers.insert(0, ("CUDAExecutionProvider", options))
 
     def load(self, name: str, spec: EngineSpec, file: Path) -> OnnxRuntimeEngine:
+        if self._index is None and any(tensor.dtype == "bfloat16" for tensor in (*spec.inputs, *spec.outputs)):
+            raise BackendError(
+                "device: got cpu for a plan in bf16, expected cuda:N, as ONNX Runtime has no such kernels on a CPU; "
+                "change --device, or export with --precision fp16 or fp32"
+            )
         try:
             session = ort.InferenceSession(str(file), self._options(), providers=self._providers)
         except Exception as error:  # onnxruntime has no common base class of its errors
@@ -125,6 +136,9 @@ class OnnxRuntimeBackend:
         # Each engine has threads of its own and they run in turn: those that wait must not burn the cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
+        if self._precision == "fp8":
+            # Fusions meant for int8 take fp8's pairs too, and make of them what no kernel can run.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         return options
 
 

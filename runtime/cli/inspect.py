@@ -5,25 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import click
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from videossm.runtime import contract
 from videossm.runtime.cli import Command, print_json, print_text
-from videossm.runtime.manifest import EngineSpec, Manifest, TensorSpec
+from videossm.runtime.errors import PlanError
+from videossm.runtime.manifest import REPORT_FILE, EngineSpec, Manifest, TensorSpec
 from videossm.runtime.plan import Plan
+
+
+class ReportSummary(BaseModel):
+    """The part of report.json that is shown; all of it is the affair of what wrote it."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    summary: dict[str, str | int | float]
 
 
 @click.command(cls=Command)
 @click.argument("plan", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def inspect(plan: str, as_json: bool) -> None:
-    """Verifies PLAN and shows its engines, tensors, states, schedule and versions."""
+    """Verifies PLAN and shows its engines, tensors, states, schedule, versions, and what its precision costs."""
     opened = Plan.open(plan)
-    states = state_bytes(opened.manifest)
+    states, report = state_bytes(opened.manifest), report_summary(opened)
     if as_json:
         manifest = opened.manifest.model_dump()
-        print_json({"path": str(opened.path), "identity": opened.identity, "state_bytes": states, **manifest})
+        more = {"state_bytes": states, "report_summary": report}
+        print_json({"path": str(opened.path), "identity": opened.identity, **more, **manifest})
     else:
-        print_text("\n".join(_lines(opened, states)))
+        print_text("\n".join(_lines(opened, states, report)))
+
+
+def report_summary(plan: Plan) -> dict[str, str | int | float]:
+    """What report.json says in short; empty where the plan lists none. Raises PlanError where that is no report."""
+    if REPORT_FILE not in plan.manifest.files:
+        return {}
+    try:
+        return ReportSummary.model_validate_json((plan.path / REPORT_FILE).read_bytes()).summary
+    except ValidationError:
+        expected = "an object of texts and numbers; export the plan again"
+        raise PlanError(f"{REPORT_FILE}: summary: got something else or nothing, expected {expected}") from None
 
 
 def state_bytes(manifest: Manifest) -> dict[str, int]:
@@ -43,7 +65,7 @@ def _bytes(tensors: Iterable[TensorSpec], names: set[str]) -> int:
     return sum(tensor.size_bytes for tensor in tensors if tensor.name in names)
 
 
-def _lines(plan: Plan, states: dict[str, int]) -> Iterator[str]:
+def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | float]) -> Iterator[str]:
     manifest = plan.manifest
     stream, sampler = manifest.stream, manifest.sampler
     yield f"{manifest.name}  {manifest.precision}, {manifest.backend}, lowering {manifest.lowering}  {plan.path}"
@@ -60,6 +82,11 @@ def _lines(plan: Plan, states: dict[str, int]) -> Iterator[str]:
     yield f"text       {manifest.text.length} tokens"
     yield "state      " + ", ".join(f"{name} {_size(size)}" for name, size in states.items())
     yield "versions   " + ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    if report:
+        yield "report"
+    width = max(map(len, report), default=0)
+    for label, value in report.items():
+        yield f"  {label:<{width}}  {value}"
     yield "files"
     for name, file in manifest.files.items():
         yield f"  {name:<24}{_size(file.size_bytes):>10}  {file.sha256[:16]}"

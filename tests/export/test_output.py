@@ -46,6 +46,36 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         check_out(tmp_path / "engine.plan")
 
 
+def make_with_report(out: Path) -> None:
+    with new_plan(out) as folder:
+        (folder / "report").mkdir()
+        (folder / "report" / "steps.png").write_text("a picture")
+        (folder / "manifest.json").write_text('{"files": {"report/steps.png": {}}}')
+
+
+def test_replaces_a_plan_with_a_report(tmp_path: Path) -> None:
+    make_with_report(tmp_path / "engine.plan")
+    make(tmp_path / "engine.plan")
+    assert not (tmp_path / "engine.plan" / "report").exists()
+
+
+@pytest.mark.parametrize("place", ["report/thesis.txt", "report/old/steps.png", "src/thesis.txt"])
+def test_what_a_plan_does_not_list_is_kept_in_folders_too(tmp_path: Path, place: str) -> None:
+    make_with_report(tmp_path / "engine.plan")
+    (tmp_path / "engine.plan" / place).parent.mkdir(exist_ok=True)
+    (tmp_path / "engine.plan" / place).write_text("years of work")
+    with pytest.raises(PlanError, match="exists and is no plan"):
+        check_out(tmp_path / "engine.plan")
+
+
+def test_a_foreign_manifest_that_lists_folders(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "index.js").write_text("years of work")
+    (tmp_path / "manifest.json").write_text('{"files": ["src/index.js"]}')
+    with pytest.raises(PlanError, match="exists and is no plan"):
+        check_out(tmp_path)
+
+
 def test_a_foreign_manifest_is_no_plan(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"name": "a web app"}')
     with pytest.raises(PlanError, match="exists and is no plan"):

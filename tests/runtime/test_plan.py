@@ -77,11 +77,58 @@ def test_path_outside_the_plan(plan_copy, name):
     assert message.startswith("manifest.json: engines.step.file: got ") and "bare file name" in message
 
 
-@pytest.mark.parametrize("name", ["../step.onnx", "/etc/passwd", "."])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../step.onnx",
+        "/etc/passwd",
+        ".",
+        "report/../step.onnx",
+        "report/..",
+        "report/",
+        "report/a/b",
+        "other/x",
+        "report/.x",
+    ],
+)
 def test_listed_file_outside_the_plan(plan_copy, name):
     edit(plan_copy, lambda values: values["files"].update({name: values["files"]["step.onnx"]}))
     message = refused(plan_copy)
     assert message.startswith(f"manifest.json: files.{name}: got ") and "bare file name" in message
+
+
+def test_engines_lie_beside_the_manifest(plan_copy):
+    edit(plan_copy, lambda values: values["engines"]["step"].update(file="report/step.onnx"))
+    assert refused(plan_copy).startswith("manifest.json: engines.step.file: got 'report/step.onnx', expected a bare")
+
+
+def rewrite(folder):
+    """The manifest again, for what now lies in `folder`."""
+    path = folder / "manifest.json"
+    values = {name: value for name, value in json.loads(path.read_text()).items() if name != "files"}
+    path.unlink()
+    write_manifest(folder, values)
+
+
+def test_a_report_in_its_folder(plan_copy):
+    (plan_copy / "report").mkdir()
+    (plan_copy / "report" / "steps.png").write_bytes(b"a picture")
+    rewrite(plan_copy)
+    plan = Plan.open(plan_copy)
+    assert plan.manifest.files["report/steps.png"].size_bytes == 9
+    assert Plan.open(plan_copy / "report" / "steps.png") == plan
+    (plan_copy / "report" / "steps.png").write_bytes(b"other one")
+    assert refused(plan_copy).startswith("report/steps.png: sha256: got ")
+    (plan_copy / "report" / "steps.png").unlink()
+    assert refused(plan_copy).startswith("report/steps.png: missing in")
+
+
+@pytest.mark.parametrize("name", ["other/x.png", "report/deeper/x.png"])
+def test_other_folders_are_not_written(plan_copy, name):
+    (plan_copy / name).parent.mkdir(parents=True)
+    (plan_copy / name).write_bytes(b"x")
+    with pytest.raises(PlanError, match=f"files.{name}: got .* expected a bare file name inside the plan, or one in"):
+        rewrite(plan_copy)
 
 
 def test_newer_schema_version(plan_copy):

@@ -258,6 +258,40 @@ def test_fork_goes_on_alike_and_apart(tiny_plan):
         assert np.array_equal(next(rollout).frames, expected[index]), f"chunk {index} of the forked"
 
 
+def test_a_restored_snapshot_is_where_it_was_taken(tiny_plan):
+    """Into the same rollout, which has gone on with another prompt, and into another one of another seed."""
+    rollout = Rollout(tiny_plan, RED, 3)
+    frames_of(rollout, 4)
+    rollout.set_prompt(GREEN)
+    taken = rollout.snapshot()
+    expected = frames_of(rollout, 3)
+    rollout.set_prompt(RED)
+    frames_of(rollout, 2)
+    for other in (rollout, Rollout(tiny_plan, RED, 8)):
+        other.restore(taken)
+        assert other.next_index == 4 and other.prompts == [GREEN] and other.seeds == [3], "where it stood"
+        assert all(map(np.array_equal, frames_of(other, 3), expected)), "the chunks after the snapshot"
+
+
+def test_a_snapshot_of_another_plan_is_refused(build_plan, tiny_plan):
+    rollout = Rollout(tiny_plan, RED)
+    before = next(rollout).index
+    with pytest.raises(StateError, match=r"snapshot: tensor \S+: got"):
+        rollout.restore(Rollout(build_plan(memory=False), RED).snapshot())
+    assert rollout.next_index == before + 1, "nothing changed"
+
+
+def test_appended_latents_leave_the_state_that_made_chunks_leave(tiny_plan):
+    made, fed = Rollout(tiny_plan, RED, 3), Rollout(tiny_plan, RED, 9)
+    for _ in range(CHUNKS):
+        chunk = next(made)
+        assert np.array_equal(fed.append(made.latent).frames, chunk.frames), f"chunk {chunk.index}"
+    tensors = fed.snapshot().tensors
+    assert all(np.array_equal(tensors[name], values) for name, values in made.snapshot().tensors.items()), "the state"
+    with pytest.raises(UserError, match="latent: got shape"):
+        fed.append(made.latent[:, :1])
+
+
 @pytest.mark.parametrize("again", [RED, "A red  circle moves LEFT"])
 def test_the_same_prompt_again_changes_nothing(tiny_plan, again):
     """However it is spelt."""

@@ -13,6 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from videossm.runtime import Plan, Rollout, StateError
+from videossm.runtime.backends.memory import HostBuffer
+from videossm.runtime.state import load_state
 
 
 @pytest.fixture
@@ -136,6 +138,54 @@ def test_dtype_that_numpy_lacks(tiny_plan, state):
     text = json.dumps(header).encode()
     state.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
     refused(tiny_plan, state)
+
+
+class Bits:
+    """A backend whose engines leave random bits in every output, NaN and infinities among them."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def load(self, name, spec, file):
+        return self
+
+    def bind(self, inputs, outputs):
+        bound = Bits()
+        bound.run = lambda: [buffer.write(self.bits(buffer)) for buffer in outputs.values()]
+        return bound
+
+    def bits(self, buffer):
+        return np.frombuffer(self.rng.bytes(buffer.array.nbytes), buffer.dtype).reshape(buffer.shape)
+
+    def buffer(self, shape, dtype):
+        return HostBuffer(np.zeros(shape, dtype))
+
+    def copy(self, pairs):
+        for source, target in pairs:
+            target.write(source.array)
+
+
+def test_bf16_is_kept_bit_by_bit(plan_copy):
+    """In buffers, in a snapshot and in the file; there is no CPU that runs such a plan, so its engines do not count."""
+    values = json.loads((plan_copy / "manifest.json").read_text())
+    for engine in values["engines"].values():
+        for tensor in (*engine["inputs"], *engine["outputs"]):
+            if tensor["name"].endswith((".key", ".value")):
+                tensor["dtype"] = "bfloat16"
+    (plan_copy / "manifest.json").write_text(json.dumps(values))
+    plan = Plan.open(plan_copy)
+    rollout = Rollout(plan, "red", backend=Bits())
+    for _ in itertools.islice(rollout, 5):
+        pass
+    saved = rollout.snapshot().tensors
+    rollout.save(plan_copy / "state.safetensors")
+    _, loaded = load_state(plan_copy / "state.safetensors", plan)
+    dtypes = {name: "uint16" if name.endswith((".key", ".value")) else "float32" for name in saved}
+    assert {name: str(values.dtype) for name, values in loaded.items()} == dtypes
+    assert all(loaded[name].tobytes() == values.tobytes() for name, values in saved.items())
+    other = Rollout(plan, "red", backend=Bits())
+    other.restore(rollout.snapshot())
+    assert all(values.tobytes() == saved[name].tobytes() for name, values in other.snapshot().tensors.items())
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "folder"])

@@ -6,12 +6,18 @@ import importlib
 import sys
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from videossm.runtime import BackendError, Rollout
 from videossm.runtime.backends import device_index, open_backend
+from videossm.runtime.backends.memory import HostBuffer
+from videossm.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from videossm.runtime.manifest import EngineSpec, TensorSpec
+
+BF16_BITS = np.array([[0x3F80, 0xBF81, 0x0001], [0x7F80, 0x7FC1, 0x8000]], np.uint16)  # subnormal, inf, NaN, -0 too
 
 
 @pytest.fixture
@@ -134,6 +140,64 @@ def test_engine_that_is_not_what_the_manifest_says(backend, tiny_plan, change, m
     wrong = EngineSpec(file=spec.file, inputs=inputs, outputs=spec.outputs)
     with pytest.raises(BackendError, match=message):
         backend.load("decoder", wrong, tiny_plan.path / spec.file)
+
+
+def save_graph(path, nodes, inputs, outputs, constants=()):
+    values = [[helper.make_tensor_value_info(*value) for value in side] for side in (inputs, outputs)]
+    graph = helper.make_graph(nodes, "graph", *values, list(constants))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+
+
+def test_bf16_goes_in_and_out_bit_by_bit(tmp_path):
+    """On the host its bits are uint16; of its few CPU kernels a transposition is one."""
+    ends = [("x", TensorProto.BFLOAT16, [2, 3])], [("y", TensorProto.BFLOAT16, [3, 2])]
+    save_graph(tmp_path / "engine.onnx", [helper.make_node("Transpose", ["x"], ["y"], perm=[1, 0])], *ends)
+    engine = OnnxRuntimeEngine(ort.InferenceSession(str(tmp_path / "engine.onnx"), providers=["CPUExecutionProvider"]))
+    result = HostBuffer(np.full((3, 2), 0xFFFF, np.uint16))
+    engine.bind({"x": HostBuffer(BF16_BITS)}, {"y": result}).run()
+    assert np.array_equal(result.read(), BF16_BITS.T)
+
+
+def test_bf16_is_refused_on_a_cpu(backend, tiny_plan):
+    """Before ONNX Runtime says the same of some node: the file is not even opened."""
+    spec = tiny_plan.manifest.engines.decoder
+    inputs = tuple(TensorSpec(name=t.name, dtype="bfloat16", shape=t.shape) for t in spec.inputs)
+    typed = EngineSpec(file=spec.file, inputs=inputs, outputs=spec.outputs)
+    with pytest.raises(BackendError, match=r"^device: got cpu for a plan in bf16, expected cuda:N, .*; change"):
+        backend.load("decoder", typed, tiny_plan.path / "none.onnx")
+
+
+def test_an_fp8_engine_runs(tmp_path):
+    """With the fusions for int8 on, ONNX Runtime refuses this graph: a bias that is not one-dimensional."""
+    weight = numpy_helper.from_array(np.eye(16, dtype=np.float32), "weight")
+    scale = numpy_helper.from_array(np.array(0.5, np.float32), "scale")
+    zero = helper.make_tensor("zero", TensorProto.FLOAT8E4M3FN, [], [0.0])
+    bias = numpy_helper.from_array(np.ones((1, 1, 16), np.float32), "bias")
+    nodes = []
+    for name in ("x", "weight"):
+        nodes.append(helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"{name}.q"]))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}.q", "scale", "zero"], [f"{name}.dq"]))
+    nodes.append(helper.make_node("MatMul", ["x.dq", "weight.dq"], ["product"]))
+    nodes.append(helper.make_node("Add", ["product", "bias"], ["y"]))
+    shape = (1, 4, 16)
+    ends = [[(name, TensorProto.FLOAT, list(shape))] for name in ("x", "y")]
+    save_graph(tmp_path / "engine.onnx", nodes, *ends, [weight, scale, zero, bias])
+    inputs, outputs = ((TensorSpec(name=name, dtype="float32", shape=shape),) for name in ("x", "y"))
+    backend = open_backend("onnxruntime", threads=1, precision="fp8")
+    spec = EngineSpec(file="engine.onnx", inputs=inputs, outputs=outputs)
+    engine = backend.load("step", spec, tmp_path / spec.file)
+    x, y = (backend.buffer(shape, "float32") for _ in range(2))
+    x.write(np.full(shape, 3.0, np.float32))
+    engine.bind({"x": x}, {"y": y}).run()
+    assert (y.read() == 4.0).all()
+
+
+def test_only_fp8_goes_without_the_fusions():
+    """They are what makes int8 fast."""
+    entry = "session.disable_quant_qdq"
+    assert open_backend("onnxruntime", precision="fp8")._options().get_session_config_entry(entry) == "1"
+    with pytest.raises(RuntimeError, match=f"does not have configuration with key: {entry}"):
+        open_backend("onnxruntime", precision="int8")._options().get_session_config_entry(entry)
 
 
 def test_threads_do_not_change_the_frames(tiny_plan):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from videossm.runtime.cli.inspect import inspect
+from videossm.runtime.plan import write_manifest
 
 
 def test_table_names_every_tensor_and_file(called, tiny_plan):
@@ -40,6 +43,37 @@ def test_plan_without_memory(called, build_plan):
     _, out, _ = called(inspect, build_plan(memory=False).path, "--json")
     values = json.loads(out)
     assert values["engines"]["memory"] is None and values["state_bytes"]["memory"] == 0
+
+
+def with_report(folder, text):
+    path = folder / "manifest.json"
+    values = {name: value for name, value in json.loads(path.read_text()).items() if name != "files"}
+    path.unlink()
+    (folder / "report.json").write_text(text)
+    write_manifest(folder, values)
+    return folder
+
+
+def test_summary_of_the_report(called, plan_copy):
+    summary = {"worst step": "step 0: cosine 0.9919", "error a chunk adds": 0.0213, "layers": 4}
+    plan = with_report(plan_copy, json.dumps({"summary": summary, "steps": []}))
+    _, out, _ = called(inspect, plan)
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    start = lines.index("report")
+    expected = ["worst step step 0: cosine 0.9919", "error a chunk adds 0.0213", "layers 4", "files"]
+    assert lines[start + 1 : start + 5] == expected
+    assert json.loads(called(inspect, plan, "--json")[1])["report_summary"] == summary
+
+
+def test_plan_without_a_report(called, tiny_plan):
+    assert "report" not in called(inspect, tiny_plan.path)[1]
+    assert json.loads(called(inspect, tiny_plan.path, "--json")[1])["report_summary"] == {}
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "", '{"summary": {"a": [1]}}', '{"summary": {"a": NaN}}'])
+def test_report_without_a_summary(refused, plan_copy, text):
+    message = refused(inspect, with_report(plan_copy, text))
+    assert message.startswith("report.json: summary: got something else or nothing, expected an object")
 
 
 def test_no_plan(refused, tmp_path):
