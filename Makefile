@@ -1,20 +1,21 @@
 # `make demo` and `make test` need Python 3.10 or later; everything else goes to .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := models export runtime
+PACKAGES := models export calib runtime
 PROMPT := a red circle bounces on gray
 START := $(shell date +%s)
 # First in a recipe: says at its end, bad or good, how long make took, the installation included.
 TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint ruff types bench wheel clean
+.PHONY: help install demo test lint ruff types bench bench-quantization wheel clean
 
 help:
 	@echo "make demo    a video of '$(PROMPT)' in out/demo.mp4"
 	@echo "make test    all tests that this machine can run"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   times a chunk against PyTorch: out/benchmarks.md and .json"
+	@echo "make bench-quantization   what int8 and fp8 gain and cost: out/quantization-*.md and .json; an hour"
 	@echo "make wheel   dist/videossm-*.whl"
 	@echo "make clean   removes what make made, but for .venv"
 
@@ -59,6 +60,12 @@ bench: install
 	$(BIN)/videossm-export shapes -o out/engine.plan; \
 	$(BIN)/python benchmarks/bench.py out/engine.plan --out out/benchmarks.md --json out/benchmarks.json; \
 	cat out/benchmarks.md
+
+bench-quantization: install
+	@$(TIMED); mkdir -p out; \
+	$(BIN)/python benchmarks/quantization_speed.py --out out/quantization-speed.md --json out/quantization-speed.json; \
+	$(BIN)/python benchmarks/quantization_accuracy.py --evaluate rollouts-mse rollouts-mse-smoothquant \
+	  --out out/quantization-accuracy.md --json out/quantization-accuracy.json
 
 # What setuptools left in build/ would come back into the wheel, deleted modules included.
 wheel: install

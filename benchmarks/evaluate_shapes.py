@@ -1,6 +1,7 @@
 """Measures an exported shapes plan: `python benchmarks/evaluate_shapes.py engine.plan --out docs/evaluation.md`.
 
 Adherence: does a 5-second clip show what its prompt says, over all pairs of colour and shape.
+Steering: does it when the prompt takes the place of another one on the way.
 Endurance: is the object still there, as asked, after a minute. Reads nothing but the plan.
 """
 
@@ -23,15 +24,19 @@ from videossm.models.shapes.evaluation import (
     Adherence,
     Endurance,
     Generate,
+    Steer,
     adherence_cases,
     endurance_cases,
     evaluate_adherence,
     evaluate_endurance,
+    evaluate_steering,
+    steering_cases,
 )
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.errors import PlanError, UserError
 
 ENDURANCE_PROMPTS = 12
+PARTS = ["adherence", "steering", "endurance"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Report:
     date: str  # ISO 8601, UTC
     plan: Plan
     adherence: Adherence | None
+    steering: Adherence | None
     endurance: Endurance | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,6 +61,7 @@ class Report:
                 "backend": manifest.backend,
             },
             "adherence": self.adherence and self.adherence.to_dict(),
+            "steering": self.steering and self.steering.to_dict(),
             "endurance": self.endurance and self.endurance.to_dict(),
         }
 
@@ -68,6 +75,9 @@ class Report:
         ]
         if self.adherence:
             parts.append("## Adherence\n\n" + self.adherence.to_markdown())
+        if self.steering:
+            text = "The prompt took the place of another one at 5 seconds; judged from a second later on.\n\n"
+            parts.append("## Steering\n\n" + text + self.steering.to_markdown())
         if self.endurance:
             parts.append("## Endurance\n\n" + self.endurance.to_markdown())
         return "\n".join(parts)
@@ -88,32 +98,53 @@ def generator(plan: Plan, progress: Callable[[], object]) -> Generate:
     return generate
 
 
+def steerer(plan: Plan, progress: Callable[[], object]) -> Steer:
+    """A `Steer` that rolls the plan out; calls `progress` after every video."""
+
+    def steer(first: str, second: str, seed: int, before: int, after: int) -> np.ndarray:
+        rollout = Rollout(plan, prompt=first, seed=seed)
+        made = 0
+        while made < before:
+            made += len(next(rollout).frames)
+        rollout.set_prompt(second)
+        video: list[np.ndarray] = []
+        while len(video) < after:
+            video.extend(next(rollout).frames)
+        progress()
+        return np.stack(video[:after])
+
+    return steer
+
+
 def evaluate(plan: Plan, parts: list[str], seeds: int) -> Report:
     """Runs the chosen parts, with a progress bar on stderr where that is a terminal."""
     stream, fps = plan.manifest.stream, shapes().fps
     if (stream.fps, stream.batch) != (fps, 1):
         got = f"fps {stream.fps:g}, batch {stream.batch}"
         raise PlanError(f"plan: got {got}, expected fps {fps:g}, batch 1; export the preset shapes")
-    adherence = endurance = None
+    adherence = steering = endurance = None
     if "adherence" in parts:
         with tqdm(total=len(adherence_cases(seeds)), desc="adherence", unit="clip", disable=None) as bar:
             adherence = evaluate_adherence(generator(plan, bar.update), seeds)
+    if "steering" in parts:
+        with tqdm(total=len(steering_cases()), desc="steering", unit="clip", disable=None) as bar:
+            steering = evaluate_steering(steerer(plan, bar.update))
     if "endurance" in parts:
         with tqdm(total=len(endurance_cases(ENDURANCE_PROMPTS)), desc="endurance", unit="video", disable=None) as bar:
             endurance = evaluate_endurance(generator(plan, bar.update), ENDURANCE_PROMPTS)
-    return Report(datetime.now(timezone.utc).isoformat(timespec="seconds"), plan, adherence, endurance)
+    return Report(datetime.now(timezone.utc).isoformat(timespec="seconds"), plan, adherence, steering, endurance)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("plan", type=Path, help="folder that videossm-export wrote")
     parser.add_argument("--seeds", type=_count, default=3, help="clips of each pair of colour and shape (default 3)")
-    parser.add_argument("--only", choices=["adherence", "endurance"], help="one of the two evaluations")
+    parser.add_argument("--only", choices=PARTS, help="one of the evaluations")
     parser.add_argument("--out", type=_writable, help="Markdown file; stdout without it")
     parser.add_argument("--json", type=_writable, help="JSON file with every clip")
     options = parser.parse_args(arguments)
     try:
-        parts = [options.only] if options.only else ["adherence", "endurance"]
+        parts = [options.only] if options.only else PARTS
         report = evaluate(Plan.open(options.plan), parts, options.seeds)
     except UserError as error:
         print(error, file=sys.stderr)

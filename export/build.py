@@ -26,7 +26,6 @@ DISTRIBUTIONS = ("videossm", "torch", "onnx", "onnxscript")  # whose versions a 
 class BuildOptions:
     """How a plan is made; what it computes is the model's config."""
 
-    precision: str = "fp32"
     backend: str = "onnxruntime"
     lowering: str = "contrib"
     opset: int = 23
@@ -53,7 +52,7 @@ def _manifest(config: ModelConfig, options: BuildOptions, engines: dict[str, Any
     return {
         "schema_version": SCHEMA_VERSION,
         "name": config.name,
-        "precision": options.precision,
+        "precision": "fp32",  # others are made of this plan, by videossm.calib
         "backend": options.backend,
         "lowering": options.lowering,
         "model": config.to_dict(),

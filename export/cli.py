@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from videossm.calib.cli.options import CalibrationOptions, calibration_options
 from videossm.export.output import check_out, new_plan
+from videossm.export.precision import QUANTISED, PrecisionOptions, check_precision, make_precision
 from videossm.runtime.cli import Command, print_json, progress
 from videossm.runtime.errors import BackendError, UserError
 
@@ -22,14 +24,14 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help and a wrong option do
     from videossm.models.model import VideoModel
 
 LOWERINGS = ("contrib", "standard")
-CONTRIB_SINCE = (1, 24)  # ONNX Runtime
+LATER_RUNTIME = (1, 24)  # since when ONNX Runtime has LinearAttention, and Q/DQ of opset 23
 BACKENDS = {  # the module of each, and the extra that installs it
     "onnxruntime": ("onnxruntime", "export"),
     "tensorrt": ("tensorrt", "trt"),
     "tensorrt-rtx": ("tensorrt_rtx", "rtx"),
 }
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
-RUNNABLE = {"onnxruntime": ("fp32",)}  # what export can make today
+RUNNABLE = {"onnxruntime": PRECISIONS}  # what export can make today
 
 
 class VerificationError(Exception):
@@ -51,6 +53,7 @@ class Report:
     chunk_errors: list[float] = field(default_factory=list)  # relative, of the latents; empty without --verify
     pixel_errors: list[int] = field(default_factory=list)  # largest of each chunk, of 255
     tolerance: float | None = None  # of chunk_errors
+    accuracy: dict[str, str | int | float] = field(default_factory=dict)  # the summary of report.json
 
 
 @click.command(cls=Command)
@@ -75,6 +78,16 @@ class Report:
     "--verify/--no-verify", default=True, show_default=True, help="Roll PyTorch and the plan side by side afterwards."
 )
 @click.option("--verify-chunks", type=int, help="How many; enough to roll the window and read the memory if not given.")
+@click.option(
+    "--calibration", type=click.Path(path_type=Path), metavar="FILE", help="Of videossm-calibrate, not a new one."
+)
+@calibration_options
+@click.option(
+    "--max-error", type=float, help="Return the costliest layers to fp32 until the latents' relative error is this."
+)
+@click.option(
+    "--report/--no-report", default=True, show_default=True, help="Measure what the precision costs, over 200 chunks."
+)
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would be made.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @click.pass_context
@@ -96,6 +109,10 @@ def export(
     random_weights: bool,
     verify: bool,
     verify_chunks: int | None,
+    calibration: Path | None,
+    calibrating: CalibrationOptions,
+    max_error: float | None,
+    report: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -106,6 +123,8 @@ def export(
         raise UserError("--layers: got it with a checkpoint's weights, expected --random-weights beside it; add it")
     if verify_chunks is not None and verify_chunks < 1:
         raise UserError(f"--verify-chunks: got {verify_chunks}, expected 1 or more; change it, or pass --no-verify")
+    wanted = PrecisionOptions(precision, calibration, calibrating, max_error, report)
+    check_precision(wanted)
     check_out(out)
     with _input_errors():
         from videossm.export.build import BuildOptions
@@ -120,20 +139,28 @@ def export(
         )
         model = source.load(config)
     parameters = sum(p.numel() for p in model.parameters())
-    report = Report(str(out), config.name, precision, backend, lowering, parameters)
+    done = Report(str(out), config.name, precision, backend, lowering, parameters)
     if dry_run:
-        _finish(report, as_json, f"would write {out}: {config.name}, {parameters / 1e6:.1f} M parameters, {precision}")
+        _finish(done, as_json, f"would write {out}: {config.name}, {parameters / 1e6:.1f} M parameters, {precision}")
         return
     try:
         with new_plan(out) as folder:
-            _build(report, model, source, BuildOptions(precision, backend, lowering, opset), folder)
-            report.seconds["export"] = time.perf_counter() - started
+            fp32 = folder if precision == "fp32" else folder.with_name("fp32")
+            fp32.mkdir(exist_ok=True)
+            _build(done, model, source, BuildOptions(backend, lowering, opset), fp32)
+            done.seconds["export"] = time.perf_counter() - started
             if verify:
-                _verify(report, folder, model, verify_chunks, quiet=as_json)
+                _verify(done, fp32, model, verify_chunks, quiet=as_json)
+            if precision != "fp32":
+                del model  # two plans are about to be held in memory
+                started = time.perf_counter()
+                done.accuracy = make_precision(wanted, fp32, folder)
+                done.seconds["precision"] = time.perf_counter() - started
+            done.size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     except VerificationError as error:
         click.echo(str(error), err=True)
         context.exit(1)
-    _finish(report, as_json, f"{out}: {report.size_bytes / 1e6:.1f} MB in {sum(report.seconds.values()):.0f} s")
+    _finish(done, as_json, f"{out}: {done.size_bytes / 1e6:.1f} MB in {sum(done.seconds.values()):.0f} s")
 
 
 @contextmanager
@@ -152,10 +179,14 @@ def _input_errors() -> Iterator[None]:
 
 def _default_lowering() -> str:
     """`contrib` needs the operator LinearAttention of the ONNX Runtime that will run the plan: most likely this one."""
+    return "contrib" if _has_later_runtime() else "standard"
+
+
+def _has_later_runtime() -> bool:
     from onnxruntime import __version__
 
     major, minor, *_ = __version__.split(".")
-    return "contrib" if (int(major), int(minor)) >= CONTRIB_SINCE else "standard"
+    return (int(major), int(minor)) >= LATER_RUNTIME
 
 
 def _check_target(precision: str, backend: str, lowering: str, opset: int) -> None:
@@ -178,6 +209,12 @@ def _check_target(precision: str, backend: str, lowering: str, opset: int) -> No
     if precision not in RUNNABLE[backend]:
         runnable = ", ".join(RUNNABLE[backend])
         raise UserError(f"--precision: got {precision}, which {backend} cannot run, expected {runnable}; choose it")
+    if precision in QUANTISED and not _has_later_runtime():
+        later = ".".join(map(str, LATER_RUNTIME))
+        raise BackendError(
+            f"--precision: got {precision} with an ONNX Runtime that cannot run it, expected {later} or later; "
+            "upgrade onnxruntime, which needs Python 3.11, or choose fp32"
+        )
     if opset not in range(23, 26):
         raise UserError(f"--opset: got {opset}, expected 23 to 25; choose one")
 
@@ -192,7 +229,6 @@ def _build(report: Report, model: VideoModel, source: Source, options: BuildOpti
             bar.update()
 
         build_plan(model, source.tokenizer, options, folder, on_engine)
-    report.size_bytes = sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _verify(report: Report, folder: Path, model: VideoModel, chunks: int | None, quiet: bool) -> None:
@@ -201,15 +237,15 @@ def _verify(report: Report, folder: Path, model: VideoModel, chunks: int | None,
 
     started = time.perf_counter()
     plan = Plan.open(folder)
-    report.tolerance = TOLERANCE[report.precision]
+    report.tolerance = TOLERANCE
     for error in verify(plan, model, chunks or chunks_to_verify(plan)):
         report.chunk_errors.append(error.latent)
         report.pixel_errors.append(error.pixels)
         line = f"chunk {error.index}: relative error {error.latent:.1e}, pixels differ by {error.pixels}"
-        if not error.within(report.precision):
+        if not error.small:
             raise VerificationError(
-                f"verify: got {line}, expected at most {report.tolerance:.0e} and "
-                f"{PIXEL_TOLERANCE[report.precision]}; nothing was written: report it, or pass --no-verify"
+                f"verify: got {line}, expected at most {TOLERANCE:.0e} and {PIXEL_TOLERANCE}; "
+                "nothing was written: report it, or pass --no-verify"
             )
         if not quiet:
             click.echo(line, err=True)
@@ -220,6 +256,8 @@ def _finish(report: Report, as_json: bool, line: str) -> None:
     if as_json:
         print_json(vars(report))
     else:
+        for label, value in report.accuracy.items():
+            click.echo(f"{label:<22} {value}", err=True)
         click.echo(line, err=True)
 
 

@@ -17,8 +17,8 @@ from videossm.runtime import Plan, Rollout
 from videossm.runtime.noise import noise
 from videossm.runtime.prompt import PromptTokenizer
 
-TOLERANCE = {"fp32": 1e-4}  # largest relative error of a chunk's latents, by precision
-PIXEL_TOLERANCE = {"fp32": 1}  # largest difference of a pixel's value, of 255: one for rounding
+TOLERANCE = 1e-4  # largest relative error of a chunk's latents, in fp32
+PIXEL_TOLERANCE = 1  # largest difference of a pixel's value, of 255: one for rounding
 BEYOND_WINDOW = 4  # chunks verified after the first eviction
 
 
@@ -30,9 +30,10 @@ class ChunkError:
     latent: float  # |plan - reference| / |reference| over the chunk's latents
     pixels: int  # largest difference of a pixel's value, of 255
 
-    def within(self, precision: str) -> bool:
+    @property
+    def small(self) -> bool:
         """False for NaN too."""
-        return self.latent <= TOLERANCE[precision] and self.pixels <= PIXEL_TOLERANCE[precision]
+        return self.latent <= TOLERANCE and self.pixels <= PIXEL_TOLERANCE
 
 
 def chunks_to_verify(plan: Plan) -> int:

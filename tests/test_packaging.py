@@ -16,10 +16,10 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("models", "export", "runtime")
-COMMANDS = {"videossm-bench", "videossm-export", "videossm-inspect", "videossm-run"}
+FOLDERS = ("models", "export", "calib", "runtime")
+COMMANDS = {f"videossm-{name}" for name in ("bench", "calibrate", "compare", "export", "inspect", "run")}
 WEIGHTS_BYTES = 16e6  # what git may hold
-FORBIDDEN = ("torch", "onnx", "onnxscript", "transformers", "videossm.export", "videossm.models")
+FORBIDDEN = ("torch", "onnx", "onnxscript", "transformers", "videossm.calib", "videossm.export", "videossm.models")
 
 
 def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,11 @@ from videossm.models.shapes.vocabulary import BACKGROUNDS, COLOURS, MOTIONS, SHA
 # (prompt, seed, frames) -> uint8 [frames, H, W, 3]
 Generate = Callable[[str, int, int], np.ndarray]
 
+# (first prompt, prompt that takes its place, seed, frames before the change, frames after it) -> frames after it
+Steer = Callable[[str, str, int, int, int], np.ndarray]
+
 NONE = "none"  # the column of what the detector could not name
+SETTLE_SECONDS = 1  # after a change of prompt, not judged: one object turns into another
 FINAL_SECONDS = 10  # the end of a long video, which endurance looks at
 ATTRIBUTES = {"colour": tuple(COLOURS), "shape": SHAPES, "motion": MOTIONS, "background": tuple(BACKGROUNDS)}
 
@@ -172,13 +176,28 @@ def endurance_cases(prompts: int) -> list[tuple[Prompt, int]]:
     ]
 
 
+def steering_cases() -> list[tuple[Prompt, Prompt, int]]:
+    """(prompt, prompt that takes its place, seed): all colour-shape pairs, each after one that differs in two ways."""
+    cases = adherence_cases(1)
+    return [(cases[(7 * i + 5) % len(cases)][0], prompt, 1000 + seed) for i, (prompt, seed) in enumerate(cases)]
+
+
 def evaluate_adherence(generate: Generate, seeds: int = 3, seconds: float = 5) -> Adherence:
     """Generates and judges 18 x `seeds` clips. Raises ValueError when `generate` returns anything but its frames."""
     clips = []
     for prompt, seed in adherence_cases(seeds):
-        seen = observe(_frames(generate, prompt, seed, seconds))
-        asked = {name: getattr(prompt, name) for name in ATTRIBUTES}
-        clips.append(AdherenceClip(str(prompt), seed, asked, _labels(seen), float(seen.present.mean())))
+        clips.append(_adherence_clip(prompt, seed, _frames(generate, prompt, seed, seconds)))
+    return Adherence(seconds, tuple(clips))
+
+
+def evaluate_steering(steer: Steer, seconds: float = 5) -> Adherence:
+    """As `evaluate_adherence`, for the `seconds` that begin `SETTLE_SECONDS` after a change of prompt at `seconds`."""
+    fps, clips = shapes().fps, []
+    before, settle, after = (round(time * fps) for time in (seconds, SETTLE_SECONDS, seconds))
+    for first, prompt, seed in steering_cases():
+        frames = steer(str(first), str(prompt), seed, before, settle + after)
+        _check_count(frames, settle + after)
+        clips.append(_adherence_clip(prompt, seed, frames[settle:]))
     return Adherence(seconds, tuple(clips))
 
 
@@ -196,12 +215,22 @@ def _prompt(colour: int, shape: int, motion: int, background: int) -> Prompt:
     return Prompt(list(COLOURS)[colour], SHAPES[shape], MOTIONS[motion], list(BACKGROUNDS)[background])
 
 
+def _adherence_clip(prompt: Prompt, seed: int, frames: np.ndarray) -> AdherenceClip:
+    seen = observe(frames)
+    asked = {name: getattr(prompt, name) for name in ATTRIBUTES}
+    return AdherenceClip(str(prompt), seed, asked, _labels(seen), float(seen.present.mean()))
+
+
 def _frames(generate: Generate, prompt: Prompt, seed: int, seconds: float) -> np.ndarray:
     count = round(seconds * shapes().fps)
     frames = generate(str(prompt), seed, count)
+    _check_count(frames, count)
+    return frames
+
+
+def _check_count(frames: np.ndarray, count: int) -> None:
     if len(frames) != count:
         raise ValueError(f"generate: got {len(frames)} frames, expected {count}; cut or continue the video")
-    return frames
 
 
 def _labels(seen: Observation) -> dict[str, str]:

@@ -29,7 +29,7 @@ CHUNKS = 24  # the window holds 3: it rolls 21 times and the memory is read 20 t
 def test_24_chunks_within_tolerance(small_plan: Plan, small_model: VideoModel) -> None:
     errors = list(verify(small_plan, small_model, CHUNKS))
     assert len(errors) == CHUNKS
-    assert [error for error in errors if not error.within("fp32")] == []
+    assert [error for error in errors if not error.small] == []
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_24_chunks_within_tolerance(small_plan: Plan, small_model: VideoModel) -
 def test_variants_within_tolerance(changes: dict, tmp_path: Path, export_plan: Callable[..., Plan]) -> None:
     model = random_model(small_preset().replace(**changes), seed=4)
     plan = export_plan(model, tmp_path)
-    assert [error for error in verify(plan, model, 7) if not error.within("fp32")] == []
+    assert [error for error in verify(plan, model, 7) if not error.small] == []
 
 
 def test_prompt_switches_equal_the_reference(small_plan: Plan, small_model: VideoModel) -> None:
@@ -59,7 +59,7 @@ def test_prompt_switches_equal_the_reference(small_plan: Plan, small_model: Vide
     for until, then in ((2, other), (7, prompt), (10, None)):
         for expected in islice(reference, until - rollout.next_index):
             next(rollout)
-            assert relative_error(rollout.latent, expected.latent.numpy()) <= TOLERANCE["fp32"], rollout.next_index
+            assert relative_error(rollout.latent, expected.latent.numpy()) <= TOLERANCE, rollout.next_index
         if then is not None:
             rollout.set_prompt(then)
             reference.set_prompt(*(torch.from_numpy(array) for array in tokenizer.encode([then])))
@@ -72,14 +72,14 @@ def test_a_wrong_plan_shows(small_plan: Plan) -> None:
 
 @pytest.mark.parametrize(("latent", "pixels"), [(2e-4, 0), (float("nan"), 0), (0.0, 2)])
 def test_what_is_not_within(latent: float, pixels: int) -> None:
-    assert ChunkError(0, 1e-4, 1).within("fp32")
-    assert not ChunkError(0, latent, pixels).within("fp32")
+    assert ChunkError(0, 1e-4, 1).small
+    assert not ChunkError(0, latent, pixels).small
 
 
 @pytest.mark.parametrize("opset", [24, 25])
 def test_later_opsets(opset: int, tmp_path: Path, small_model: VideoModel, export_plan: Callable[..., Plan]) -> None:
     plan = export_plan(small_model, tmp_path, opset=opset)
-    assert [error for error in verify(plan, small_model, 5) if not error.within("fp32")] == []
+    assert [error for error in verify(plan, small_model, 5) if not error.small] == []
 
 
 def test_relative_error() -> None:

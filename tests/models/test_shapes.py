@@ -18,6 +18,8 @@ from videossm.models.shapes.evaluation import (
     endurance_cases,
     evaluate_adherence,
     evaluate_endurance,
+    evaluate_steering,
+    steering_cases,
 )
 from videossm.models.shapes.tokenizer import build_tokenizer
 from videossm.models.shapes.vocabulary import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Prompt, words
@@ -163,6 +165,23 @@ def test_ground_truth_is_fully_adherent() -> None:
     assert len(result.clips) == 54
     assert set(result.accuracies.values()) == {1.0}, result.to_markdown()
     assert json.loads(json.dumps(result.to_dict()))["confusions"]["motion"]["bounces"]["bounces"] == 9
+
+
+def test_steering_judges_what_comes_after_the_change() -> None:
+    def obey(first: str, second: str, seed: int, before: int, after: int) -> np.ndarray:
+        settling = ground_truth(first, seed, 8)
+        return np.concatenate([settling, ground_truth(second, seed, after - 8)])
+
+    assert set(evaluate_steering(obey).accuracies.values()) == {1.0}, "the prompt that came second"
+    ignored = evaluate_steering(lambda first, second, seed, before, after: ground_truth(first, seed, after))
+    assert ignored.accuracies["all"] == 0.0 and ignored.accuracies["colour"] < 0.5, "the prompt that came first"
+    with pytest.raises(ValueError, match="got 47 frames, expected 48"):
+        evaluate_steering(lambda first, second, seed, before, after: ground_truth(second, seed, after - 1))
+
+
+def test_a_change_of_prompt_changes_more_than_one_attribute() -> None:
+    for first, second, _ in steering_cases():
+        assert sum(getattr(first, name) != getattr(second, name) for name in ATTRIBUTES) > 1, f"{first}, {second}"
 
 
 def test_a_generator_that_ignores_its_prompt_scores_as_chance() -> None:

@@ -1,0 +1,63 @@
+"""What was measured on, and where the result goes: shared by the scripts on quantisation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """The options `--out` and `--json`, in the namespace `out` and `json_out`."""
+    parser.add_argument("--out", type=_writable, help="Markdown; stdout if not given")
+    parser.add_argument("--json", type=_writable, dest="json_out")
+
+
+def measured_on() -> dict[str, Any]:
+    """The date in UTC and the machine, without its name: the start of every result."""
+    return {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "machine": machine()}
+
+
+def machine() -> dict[str, Any]:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        model = next(line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line)
+    versions = {"onnxruntime": onnxruntime.__version__, "python": platform.python_version()}
+    return {"cpu": model, "threads": os.cpu_count() or 1, **versions}
+
+
+def introduction(result: dict[str, Any], script: str) -> str:
+    """First sentence of a page: what wrote it, when and on what."""
+    on = result["machine"]
+    where = f"{on['cpu']}, {on['threads']} threads, ONNX Runtime {on['onnxruntime']}"
+    return f"Written by `benchmarks/{script}` on {result['date'][:10]}: {where}."
+
+
+def write(result: dict[str, Any], text: str, out: Path | None, json_out: Path | None) -> None:
+    if out:
+        out.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+    if json_out:
+        json_out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def table(head: list[str], rows: list[list[str]], texts: int = 1) -> str:
+    """Markdown; the first `texts` columns to the left, figures to the right."""
+    rule = ["---" if index < texts else "---:" for index in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
+
+
+def _writable(text: str) -> Path:
+    """Minutes of work follow: a folder that is not there is refused before them."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"got {text}, expected a file in a folder that exists; create the folder")
+    return path

@@ -1,0 +1,59 @@
+"""`videossm-calibrate`: scales for a plan, from its own rollouts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from videossm.calib.cli.options import CalibrationOptions, calibration_options
+from videossm.calib.cli.packages import export_packages
+from videossm.runtime.cli import Command, print_json, progress
+from videossm.runtime.errors import UserError
+from videossm.runtime.plan import Plan
+
+if TYPE_CHECKING:  # imports onnx: --help does without
+    from videossm.calib.observers import Precision
+
+PRECISIONS = ("int8", "fp8")
+
+
+@click.command(cls=Command)
+@click.argument("plan", type=click.Path())
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), default="calibration.json", show_default=True)
+@click.option("--precision", default="int8", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
+@calibration_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def calibrate(plan: str, out: Path, precision: str, calibrating: CalibrationOptions, as_json: bool) -> None:
+    """Rolls the fp32 PLAN out and writes the scales that `videossm-export --calibration` takes."""
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision: got {precision}, expected one of {', '.join(PRECISIONS)}; choose one")
+    calibrating.check(precision)
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"-o: got {out}, whose folder does not exist, expected one that does; make it first")
+    if out.is_dir():
+        raise UserError(f"-o: got {out}, which is a folder, expected a file or a new name; choose another")
+    opened = Plan.open(plan)
+    with export_packages("calibrate"):
+        from videossm.calib.calibrate import calibrate as record
+        from videossm.calib.calibrate import recorded_chunks
+        from videossm.calib.memory import check_memory
+    settings = calibrating.settings(opened)
+    check_memory(opened)
+    started = time.perf_counter()
+    with progress(recorded_chunks(settings), "chunk") as bar:
+        calibration = record(opened, cast("Precision", precision), settings, bar.update)
+    calibration.save(out)
+    seconds = time.perf_counter() - started
+    tensors = sum(len(by_name) for by_name in calibration.tensors.values())
+    if as_json:
+        values = {"calibration": str(out), "precision": precision, "tensors": tensors, "seconds": seconds}
+        print_json({**values, "rollouts": len(settings.prompts), "chunks": settings.chunks})
+    else:
+        click.echo(f"{out}: scales of {tensors} tensors, {precision}, in {seconds:.0f} s", err=True)
+
+
+if __name__ == "__main__":
+    calibrate()

@@ -1,0 +1,64 @@
+"""`videossm-compare`: the accuracy report on any two plans of one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from videossm.calib.cli.packages import export_packages
+from videossm.runtime.cli import Command, print_json, print_text, progress
+from videossm.runtime.errors import UserError
+from videossm.runtime.plan import Plan
+
+
+@click.command(cls=Command)
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=click.Path(path_type=Path),
+    default="comparison",
+    show_default=True,
+    help="Folder for report.json, and report/ with the page and its pictures.",
+)
+@click.option("--chunks", default=200, show_default=True, help="Of each rollout.")
+@click.option(
+    "--evaluation/--no-evaluation",
+    default=True,
+    show_default=True,
+    help="Also judge what the videos show, where the model is one that can be judged.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout.")
+def compare(a: str, b: str, out: Path, chunks: int, evaluation: bool, as_json: bool) -> None:
+    """Rolls plans A and B out side by side and reports what B costs against A."""
+    if chunks < 2:
+        raise UserError(f"--chunks: got {chunks}, expected 2 or more; change it")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"-o: got {out}, whose folder does not exist, expected one that does; make it first")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"-o: got {out}, which is a file, expected a folder or a new name; choose another")
+    first, second = Plan.open(a), Plan.open(b)
+    with export_packages("compare"):
+        from videossm.calib.assess import Made, assess
+        from videossm.calib.memory import check_memory
+        from videossm.calib.pipeline import report_inputs
+        from videossm.calib.report import write_report
+    for plan in (first, second):
+        check_memory(plan)
+    report = assess(first, second, report_inputs(first, chunks), Made(), progress, evaluation)
+    try:
+        out.mkdir(exist_ok=True)
+        write_report(report, out)
+    except OSError as error:
+        raise UserError(f"-o: cannot write {out} ({error.strerror}); choose a place that has room") from error
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_text("\n".join(f"{label:<22} {value}" for label, value in report.summary.items()))
+
+
+if __name__ == "__main__":
+    compare()

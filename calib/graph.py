@@ -1,0 +1,95 @@
+"""What the passes share: modules of nodes, readers of tensors, constants read, added and dropped."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node: ['', outer module, .., its module, what it computes]
+
+
+def module_of(node: NodeProto) -> str:
+    """The module that a node was traced in, "" where the exporter notes none."""
+    for entry in node.metadata_props:
+        if entry.key == SCOPES:
+            scopes: list[str] = ast.literal_eval(entry.value)
+            return scopes[-2] if len(scopes) > 1 else ""
+    return ""
+
+
+def readers(model: ModelProto) -> dict[str, list[NodeProto]]:
+    """The nodes that read each tensor, in the graph's order."""
+    found: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in model.graph.node:
+        for name in dict.fromkeys(node.input):
+            found[name].append(node)
+    return found
+
+
+def constants(model: ModelProto) -> set[str]:
+    """The initializers, and all that is computed from nothing else."""
+    names = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if all(name in names for name in node.input if name):
+            names.update(node.output)
+    return names
+
+
+def initializers(model: ModelProto) -> dict[str, TensorProto]:
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def values_of(tensor: TensorProto, folder: Path | None) -> NDArray[Any]:
+    """A copy of a constant; `folder` is where the data lies that was not loaded with the model."""
+    return numpy_helper.to_array(tensor, base_dir=str(folder or ""))
+
+
+def add_constant(model: ModelProto, name: str, values: NDArray[Any]) -> str:
+    """Returns `name`, for the input of a node."""
+    model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return name
+
+
+def add_value_info(model: ModelProto, like: str, name: str) -> None:
+    """Says that the tensor `name` has the type and shape of `like`, where those are known."""
+    for value in (*model.graph.value_info, *model.graph.input):
+        if value.name == like:
+            added = model.graph.value_info.add()
+            added.CopyFrom(value)
+            added.name = name
+            return
+
+
+def drop_unread(model: ModelProto, names: Collection[str]) -> None:
+    """Removes those of the named initializers that nothing reads."""
+    graph = model.graph
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    for index in reversed(range(len(graph.initializer))):
+        name = graph.initializer[index].name
+        if name in names and name not in read:
+            del graph.initializer[index]
+
+
+def replace_input(node: NodeProto, old: str, new: str) -> None:
+    node.input[:] = [new if name == old else name for name in node.input]
+
+
+def rebuild(
+    model: ModelProto,
+    before: Mapping[str, Sequence[NodeProto]],
+    dropped: Collection[str] = (),
+) -> None:
+    """Puts nodes before the named ones, and leaves out those in `dropped`."""
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        nodes.extend(before.get(node.name, ()))
+        if node.name not in dropped:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)

@@ -1,0 +1,255 @@
+"""An fp32 engine to a strongly typed half-precision one, as TensorRT takes it: every precision stands in the graph.
+
+    before  fp32 throughout
+    after   products and what lies between them in fp16 or bf16, islands in fp32, a Cast where the two meet;
+            prompt state, window and decoder caches in half, which halves the window's memory
+
+Half are matrix products, convolutions, attention, rotary embeddings (their tables are cast when computed), look-ups,
+and the element-wise work between those. How attention computes its softmax is the backend's affair: TensorRT refuses
+`softmax_precision`.
+
+Islands, and what each is worth: the error of the flow that a step of the trained `shapes` plan predicts, by
+`videossm.calib.emulate`, mean over steps of the chunks 0, 4 and 30.
+
+| | bf16 | fp16 |
+|---|---|---|
+| as it is | 5.4e-3 | 7.0e-4 |
+| rotary angles in half, positions from 1000 | 2.8e-1 | 2.3e-2 |
+| residual stream in half; Wan2.1 has it in fp32 too | 7.5e-3 | 9.5e-4 |
+| norms' outputs and their modulation in half | 7.1e-3 | 9.9e-4 |
+| head in half | 6.9e-3 | 8.4e-4 |
+| time embedding in half | 6.0e-3 | 7.6e-4 |
+| products that make the gates in half: error of the decay | 1.2e-2, not 3.3e-3 | 9.8e-4, not 4.1e-4 |
+
+A step does not show what a long rollout adds up. So these are islands too: the rest of the gates, the memory with what
+reads it, the router, the sampler, the inside of norms (between casts: with `stash_type` in half TensorRT rounds twice)
+and the decoder's pixels, of which bf16 tells 128 from 129 and no more. The memory engine is fp32 but for its inputs.
+
+The type of a node: that of its operator or module, where those say it. Any other is fp32 if an input of it is, and also
+if nothing but fp32 reads it; what only moves elements takes the type that its readers want, if they agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
+
+from videossm.calib.graph import module_of
+from videossm.runtime.errors import UserError
+
+FP32: int = TensorProto.FLOAT
+ELEMENT: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+SUFFIX = {FP32: "fp32", **{element: precision for precision, element in ELEMENT.items()}}
+DTYPE: dict[int, np.dtype[Any]] = {
+    TensorProto.FLOAT16: np.dtype(np.float16),
+    TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
+
+PRODUCTS = frozenset({"Attention", "Conv", "Gather", "Gemm", "MatMul", "RotaryEmbedding"})
+ISLANDS = frozenset(
+    {"Cos", "Einsum", "Exp", "LayerNormalization", "Log", "RMSNormalization", "Round", "Sin", "Softplus"}
+)
+ISLAND_MODULES = ("time_embedding", "time_projection", "memory.decay", "memory.beta", "head.head")
+MOVEMENTS = frozenset(
+    {"Concat", "DepthToSpace", "Expand", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+)
+ISLAND_ENGINE = "memory"
+
+
+class HalfError(UserError):
+    """A model that the precision cannot hold."""
+
+
+def to_half(model: ModelProto, engine: str, precision: str) -> ModelProto:
+    """The typed half graph of an fp32 engine, which is left as it is.
+
+    Args:
+        model: with static shapes; its weights are in it, not beside it.
+        engine: its name in the manifest.
+        precision: "fp16" or "bf16".
+
+    Raises HalfError for a weight beyond fp16's range.
+    """
+    return _Writer(model, _Types(model, engine, ELEMENT[precision])).write()
+
+
+class _Types:
+    """Which tensors are floating, and the element type that each node computes in."""
+
+    def __init__(self, model: ModelProto, engine: str, half: int) -> None:
+        graph = model.graph
+        self.half = half
+        self.weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FP32}
+        self.values = _values(model)
+        floats = {name for name, value in self.values.items() if value.type.tensor_type.elem_type == FP32}
+        self.floats = self.weights.keys() | floats
+        if engine == ISLAND_ENGINE:
+            self.of_node = [FP32] * len(graph.node)
+        else:
+            self.of_node = self._forward(graph)
+            self._backward(graph)
+
+    def outside(self, name: str) -> int:
+        """Of an input or output of the graph, by its name: keys, values and caches are half."""
+        role, _, kind = name.partition(".")
+        if role in ("cache", "cache_next"):
+            return self.half
+        keyed = role in ("prompt", "past", "present", "evicted") and kind.endswith((".key", ".value"))
+        return self.half if keyed else FP32
+
+    def _forward(self, graph: GraphProto) -> list[int]:
+        """Anchors by operator and module; all others are fp32 where an input is."""
+        of_tensor = {value.name: self.outside(value.name) for value in graph.input if value.name in self.floats}
+        of_node = []
+        for node in graph.node:
+            element = _anchor(node, self.half)
+            if element is None:
+                read = [name for name in node.input if name in self.floats]
+                computed = [of_tensor[name] for name in read if name not in self.weights]
+                is_source = not read  # of floats: a position that is cast, for instance
+                element = FP32 if is_source or FP32 in computed else self.half
+            of_tensor.update((name, element) for name in node.output if name in self.floats)
+            of_node.append(element)
+        return of_node
+
+    def _backward(self, graph: GraphProto) -> None:
+        """What all readers of a node want, where that costs nothing: a movement, or a wider type."""
+        wanted = {value.name: {self.outside(value.name)} for value in graph.output if value.name in self.floats}
+        for index in reversed(range(len(graph.node))):
+            node = graph.node[index]
+            readers: set[int] = set().union(*(wanted.get(name, set()) for name in node.output))
+            if len(readers) == 1 and _anchor(node, self.half) is None:
+                (element,) = readers
+                if element == FP32 or node.op_type in MOVEMENTS:
+                    self.of_node[index] = element
+            for name in node.input:
+                if name in self.floats:
+                    wanted.setdefault(name, set()).add(self.of_node[index])
+
+
+def _anchor(node: NodeProto, half: int) -> int | None:
+    """The type that an operator or module has wherever it stands; None where the neighbours decide."""
+    if node.op_type in ISLANDS:
+        return FP32
+    if node.op_type not in PRODUCTS:
+        return None
+    module = f".{module_of(node)}."
+    return FP32 if any(f".{island}." in module for island in ISLAND_MODULES) else half
+
+
+class _Writer:
+    """Writes the graph anew: a tensor is cast once to each type that something reads it in."""
+
+    def __init__(self, model: ModelProto, types: _Types) -> None:
+        self._model, self._graph, self._types = model, model.graph, types
+        self._nodes: list[NodeProto] = []
+        self._names: dict[tuple[str, int], str] = {}  # tensor and type -> its name in the new graph
+        self._weights: dict[str, TensorProto] = {}
+
+    def write(self) -> ModelProto:
+        self._names.update(((value.name, self._outside(value)), value.name) for value in self._graph.input)
+        for node, element in zip(self._graph.node, self._types.of_node, strict=True):
+            self._write_node(node, element)
+        model = ModelProto(ir_version=self._model.ir_version, producer_name=self._model.producer_name)
+        model.opset_import.extend(self._model.opset_import)
+        graph = model.graph
+        graph.name = self._graph.name
+        graph.node.extend(self._nodes)
+        graph.initializer.extend(self._read_weights())
+        graph.input.extend(_typed(value, value.name, self._outside(value)) for value in self._graph.input)
+        graph.output.extend(_typed(value, value.name, self._outside(value)) for value in self._graph.output)
+        graph.value_info.extend(self._inner_values())
+        return model
+
+    def _write_node(self, node: NodeProto, element: int) -> None:
+        inputs = [self._read(name, element) for name in node.input]
+        self._nodes.append(NodeProto())
+        written = self._nodes[-1]
+        written.CopyFrom(node)
+        written.input[:] = inputs
+        outputs = {value.name: self._outside(value) for value in self._graph.output}
+        for i, name in enumerate(node.output):
+            if name in self._types.floats:
+                self._names[name, element] = name
+                if outputs.get(name, element) != element:
+                    written.output[i] = self._names[name, element] = f"{name}.{SUFFIX[element]}"
+                    self._cast(name, written.output[i], name, outputs[name])
+
+    def _read(self, name: str, element: int) -> str:
+        """The name under which `name` is read as `element`."""
+        if name not in self._types.floats:
+            return name
+        if name in self._types.weights:
+            return self._weight(name, element)
+        if (name, element) not in self._names:
+            (source,) = (self._names[key] for key in ((name, FP32), (name, self._types.half)) if key in self._names)
+            self._cast(name, source, f"{name}.{SUFFIX[element]}", element)
+        return self._names[name, element]
+
+    def _cast(self, name: str, source: str, target: str, element: int) -> None:
+        self._nodes.append(helper.make_node("Cast", [source], [target], name=target, to=element))
+        self._names[name, element] = target
+
+    def _weight(self, name: str, element: int) -> str:
+        written = name if element == FP32 else f"{name}.{SUFFIX[element]}"
+        if written not in self._weights:
+            tensor = self._types.weights[name]
+            self._weights[written] = tensor if element == FP32 else _rounded(tensor, written, element)
+        return written
+
+    def _read_weights(self) -> Iterable[TensorProto]:
+        read = {name for node in self._nodes for name in node.input}
+        others = (tensor for tensor in self._graph.initializer if tensor.data_type != FP32 and tensor.name in read)
+        return [*others, *self._weights.values()]
+
+    def _inner_values(self) -> Iterable[ValueInfoProto]:
+        """Types and shapes of what lies between inputs and outputs."""
+        ends = {value.name for value in (*self._graph.input, *self._graph.output)}
+        for (name, element), written in self._names.items():
+            if written not in ends:
+                yield _typed(self._types.values[name], written, element)
+        others = self._types.values.keys() - self._types.floats - ends
+        yield from (self._types.values[name] for name in sorted(others))
+
+    def _outside(self, value: ValueInfoProto) -> int:
+        floating = value.name in self._types.floats
+        return self._types.outside(value.name) if floating else value.type.tensor_type.elem_type
+
+
+def _values(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """Every tensor but the weights, its type inferred where the graph does not tell it."""
+    graph = GraphProto(name=model.graph.name, node=model.graph.node, input=model.graph.input)
+    graph.value_info.extend(model.graph.value_info)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:  # Inference reads shapes and axes; a copy of all others would be large.
+        if len(tensor.dims) > 1:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            graph.initializer.append(tensor)
+    bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
+    inferred = shape_inference.infer_shapes(bare).graph
+    weights = {tensor.name for tensor in model.graph.initializer}
+    values = [*inferred.input, *inferred.value_info, *inferred.output]
+    return {value.name: value for value in values if value.name not in weights}
+
+
+def _typed(value: ValueInfoProto, name: str, element: int) -> ValueInfoProto:
+    typed = ValueInfoProto()
+    typed.CopyFrom(value)
+    typed.name = name
+    typed.type.tensor_type.elem_type = element
+    return typed
+
+
+def _rounded(tensor: TensorProto, name: str, element: int) -> TensorProto:
+    values = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):  # told below
+        rounded = values.astype(DTYPE[element])
+    if np.isinf(rounded).sum() > np.isinf(values).sum():
+        largest = float(np.abs(values).max())
+        raise HalfError(f"{tensor.name}: got a weight of {largest:.3g}, expected at most 65504 in fp16; export in bf16")
+    return numpy_helper.from_array(rounded, name)

@@ -1,0 +1,80 @@
+"""The report in a dozen lines, and how its figures are written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from videossm.calib.report.growth import mean
+
+if TYPE_CHECKING:  # schema.py makes a report's summary with this module
+    from videossm.calib.report.schema import Report, Score, SizePair, StepError
+
+NONE = "-"
+
+
+def summarise(report: Report) -> dict[str, str | int | float]:
+    """Labels and texts, the most telling first; parts that the report lacks are left out."""
+    header, growth, worst = report.header, report.guided.growth, report.worst_step
+    lines: dict[str, str | int | float] = {
+        "precision": f"{header.b.precision} against {header.a.precision}",
+        "worst step": f"{step_name(worst)}: cosine {cosine(worst.cosine.mean)}, "
+        f"relative error {figure(worst.relative_error.mean)}",
+        "error a chunk adds": f"{figure(report.guided_error)} of the latents, mean of {report.guided.chunks} chunks",
+    }
+    if growth is not None:
+        lines["growth of that error"] = f"{ratio(growth.ratio)} from the first to the last {growth.chunks} chunks"
+    psnr_db = mean(report.guided.psnr_db)
+    if psnr_db is not None:
+        lines["frames"] = f"PSNR {psnr_db:.1f} dB"
+    for at in dict.fromkeys(score.at for score in report.evaluation):
+        lines[f"evaluation, {at}"] = _scores([score for score in report.evaluation if score.at == at])
+    lines["size"] = _sizes(report.sizes.total)
+    if report.sizes.quantised_weights is not None:
+        lines["quantised weights"] = _sizes(report.sizes.quantised_weights)
+    if report.speed is not None:
+        a, b = report.speed.a, report.speed.b
+        lines["speed"] = f"{ratio(report.speed.speedup)}, {a.median_ms:.1f} to {b.median_ms:.1f} ms a chunk"
+    if report.sensitivity is not None:
+        back = sum(layer.kept != header.b.precision for layer in report.sensitivity.layers)
+        lines["layers kept back"] = f"{back} of {len(report.sensitivity.layers)}"
+    return lines
+
+
+def step_name(step: StepError) -> str:
+    return "commit" if step.is_commit else f"step {step.index} (noise {step.sigma:.3g})"
+
+
+def figure(value: float | None) -> str:
+    """Three significant digits."""
+    return NONE if value is None else f"{value:#.3g}".rstrip(".")
+
+
+def cosine(value: float | None) -> str:
+    return NONE if value is None else f"{value:.5f}"
+
+
+def ratio(value: float | None) -> str:
+    return NONE if value is None else f"{figure(value)}x"
+
+
+def size(size_bytes: int) -> str:
+    """Decimal units."""
+    number = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if number < 999.5:  # which three digits would make 1000
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.4g} GB"
+
+
+def points(difference: float) -> str:
+    """Of percentages, with its sign."""
+    return f"{difference:+.1f}" if round(difference, 1) else "0"
+
+
+def _scores(scores: list[Score]) -> str:
+    return ", ".join(f"{score.name} {score.b_percent:.1f}% ({points(-score.loss_points)})" for score in scores)
+
+
+def _sizes(pair: SizePair) -> str:
+    return f"{size(pair.a_bytes)} to {size(pair.b_bytes)}, {ratio(pair.ratio)}"

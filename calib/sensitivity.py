@@ -1,0 +1,115 @@
+"""What each layer costs when it alone is quantised, and which must go back to high precision for a budget.
+
+Measured on rollouts: from several places of the fp32 plan's own rollouts, `CHUNKS` chunks are made by each variant from
+the fp32 state, and their clean latents compared. A single step would miss what the sampler and the window amplify.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videossm.calib.calibration import Calibration
+from videossm.calib.compare import Contender, difference
+from videossm.calib.plans import candidates, quantized_graph, save_graph
+from videossm.calib.record import RecordingError
+from videossm.runtime import Plan, Rollout, Snapshot
+
+STARTS = (0, 4, 12)  # chunks from which variants take over: the first, a full window, a memory in use
+CHUNKS = 2
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """Layers that went back to high precision, the costliest first, and the plan's error before and after."""
+
+    layers: tuple[str, ...]
+    error_before: float
+    error_after: float
+
+
+class Probe:
+    """The fp32 rollouts that variants of `plan` are compared with. `engines`: of every layer, by name."""
+
+    def __init__(self, plan: Plan, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+        self._plan = plan
+        linears, products, _ = candidates(plan)
+        self.engines = {linear.name: linear.engine for linear in linears}
+        self.engines |= {product.name: product.engine for product in products}
+        self._prompt = prompts[0]
+        self._expected: list[tuple[Snapshot, list[NDArray[np.float32]]]] = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            rollout = Contender(plan, plan.manifest.precision).rollout(prompt, seed)
+            for start in STARTS:
+                for _ in islice(rollout, start - rollout.next_index):
+                    pass
+                here = rollout.snapshot()
+                self._expected.append((here, _latents(rollout, here)))
+                rollout.restore(here)
+
+    def error(self, calibration: Calibration, chosen: Collection[str]) -> float:
+        """Mean relative error of the latents with the layers named in `chosen` quantised."""
+        with self._variant(calibration, chosen) as variant:
+            rollout = variant.rollout(self._prompt, 0)
+            errors = []
+            for start, expected in self._expected:
+                errors += [difference(a, b)[0] for a, b in zip(expected, _latents(rollout, start), strict=True)]
+        if not np.isfinite(errors).all():
+            raise RecordingError(
+                f"rollout with {', '.join(sorted(chosen)[:3])} quantised: got latents that are not finite, "
+                "expected numbers; calibrate again"
+            )
+        return float(np.mean(errors))
+
+    @contextmanager
+    def _variant(self, calibration: Calibration, chosen: Collection[str]) -> Iterator[Contender]:
+        with tempfile.TemporaryDirectory(prefix="videossm-") as folder:
+            files = {}
+            for engine in {self.engines[name] for name in chosen}:
+                files[engine] = Path(folder, f"{engine}.onnx")
+                save_graph(quantized_graph(self._plan, engine, calibration, chosen), files[engine])
+            yield Contender(self._plan, calibration.precision, files)
+
+
+def sensitivity(
+    probe: Probe, calibration: Calibration, layers: Sequence[str], on_layer: Callable[[], object]
+) -> dict[str, float]:
+    """The error of each layer alone, by name, the costliest first."""
+    errors = {}
+    for name in layers:
+        errors[name] = probe.error(calibration, {name})
+        on_layer()
+    return dict(sorted(errors.items(), key=lambda item: -item[1]))
+
+
+def fall_back(probe: Probe, calibration: Calibration, errors: dict[str, float], budget: float) -> Fallback:
+    """Returns the fewest of the costliest layers, by `errors`, that leave an error of at most `budget`.
+
+    Found by bisection over their number: errors of single layers predict their rank, but not what they sum up to.
+    """
+    ranked = list(errors)
+    before = probe.error(calibration, set(ranked))
+    too_few, enough = 0, len(ranked)  # all of them back leave no error
+    if before <= budget:
+        return Fallback((), before, before)
+    after = 0.0
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        error = probe.error(calibration, set(ranked[middle:]))
+        if error <= budget:
+            enough, after = middle, error
+        else:
+            too_few = middle
+    return Fallback(tuple(ranked[:enough]), before, after)
+
+
+def _latents(rollout: Rollout, start: Snapshot) -> list[NDArray[np.float32]]:
+    rollout.restore(start)
+    return [rollout.latent for _ in islice(rollout, CHUNKS)]

@@ -1,0 +1,152 @@
+"""A small report with every part, of made-up figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from videossm.calib.report import (
+    CalibrationFacts,
+    CalibrationRow,
+    CosineSpread,
+    Course,
+    Device,
+    EngineSeconds,
+    ErrorSpread,
+    FallbackRound,
+    Header,
+    LayerSensitivity,
+    PlanFacts,
+    Report,
+    Score,
+    Sensitivity,
+    SizePair,
+    Sizes,
+    SkippedLayer,
+    Speed,
+    StateErrors,
+    StepError,
+    Timing,
+)
+
+LAYERS = 3
+SIGMAS = (1.0, 0.8, 0.4, 0.0)
+UNREAD = 4  # chunks before the memory holds anything
+
+
+def numbers(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def step(index: int, error: float) -> StepError:
+    return StepError(
+        index=index,
+        sigma=SIGMAS[index],
+        relative_error=ErrorSpread(mean=error, worst=2 * error, worst_chunk=7),
+        cosine=CosineSpread(mean=1 - error**2, worst=1 - 4 * error**2, worst_chunk=8),
+    )
+
+
+def state(kind: str, layer: int, errors: np.ndarray[Any, Any], empty: int = 0) -> StateErrors:
+    shown, cosines = numbers(errors[empty:]), numbers(np.cos(np.clip(errors[empty:], 0, 3)))
+    return StateErrors(kind=kind, layer=layer, relative_error=(None,) * empty + shown, cosine=(None,) * empty + cosines)
+
+
+def course(chunks: int, level: float, rise: float, seed: int = 0) -> Course:
+    """Errors around `level` that rise by the share `rise` from the first chunk to the last."""
+    rng = np.random.default_rng(seed)
+
+    def errors(scale: float) -> np.ndarray[Any, Any]:
+        return scale * level * (1 + rise * np.linspace(0, 1, chunks)) * rng.uniform(0.8, 1.2, chunks)
+
+    latents = errors(1)
+    states = [
+        state(kind, layer, errors(scale * (1 + layer)), empty)
+        for kind, scale, empty in (("window keys", 0.4, 0), ("window values", 0.8, 0), ("memory", 0.1, UNREAD))
+        for layer in range(LAYERS)
+    ]
+    psnr_db = (None, *numbers(-20 * np.log10(latents[1:])))  # the first frames are equal
+    cosines = numbers(np.cos(latents))
+    return Course(relative_error=numbers(latents), cosine=cosines, psnr_db=psnr_db, states=tuple(states))
+
+
+def layer(rank: int, kept: str = "int8") -> LayerSensitivity:
+    reason = "within the budget" if kept == "int8" else "over the budget"
+    name = f"transformer.blocks.{rank}.self_attn.q"
+    return LayerSensitivity(layer=name, engine="step", error=0.1 / rank**2, rank=rank, kept=kept, reason=reason)
+
+
+def parts() -> dict[str, Any]:
+    calibration = CalibrationFacts(
+        method="percentile",
+        data="the fp32 plan's own rollouts",
+        rollouts=8,
+        chunks=200,
+        smoothquant_alpha=0.5,
+        quantize_attention=False,
+    )
+    return {
+        "header": Header(
+            date="2026-11-21T04:00:00+00:00",
+            device=Device(name="Xeon (made up)", threads=2),
+            a=PlanFacts(name="tiny", precision="fp32", backend="onnxruntime", identity="ab" * 32),
+            b=PlanFacts(name="tiny", precision="int8", backend="onnxruntime"),
+            calibration=calibration,
+            prompts=("a red circle bounces", "a blue square stands still"),
+            seeds=(7, 8),
+        ),
+        "steps": tuple(step(index, error) for index, error in enumerate((0.09, 0.05, 0.02, 0.01))),
+        "guided": course(24, 0.02, 0.1),
+        "free_running": course(24, 0.1, 8, seed=1),
+        "evaluation": (
+            Score(at="5 s", name="colour", a_percent=98.0, b_percent=97.5, videos=54),
+            Score(at="60 s", name="colour", a_percent=75.0, b_percent=76.0, videos=12),
+        ),
+        "calibration_comparison": (
+            CalibrationRow(
+                data="rollouts", method="max", worst_step_cosine=0.995, guided_error=0.02, scores={"colour": 97.5}
+            ),
+            CalibrationRow(data="random inputs", method="max", worst_step_cosine=0.71, guided_error=0.4, scores={}),
+        ),
+        "sensitivity": Sensitivity(
+            measure="relative error of the latents",
+            layers=(layer(2), layer(1, "fp32"), layer(3)),
+            budget=0.03,
+            fallback=(
+                FallbackRound(layers=("transformer.blocks.1.self_attn.q",), error_before=0.05, error_after=0.02),
+            ),
+        ),
+        "skipped": (SkippedLayer(layer="transformer.head", engine="step", reason="the last layer"),),
+        "sizes": Sizes(
+            files={
+                "step.onnx": SizePair(a_bytes=4_000_000, b_bytes=1_100_000),
+                "calibration.json": SizePair(a_bytes=0, b_bytes=900),
+            },
+            quantised_weights=SizePair(a_bytes=3_600_000, b_bytes=910_000),
+        ),
+        "speed": Speed(
+            chunks=40,
+            a=Timing(min_ms=80.0, median_ms=90.0),
+            b=Timing(min_ms=60.0, median_ms=72.0),
+            engines={"step": EngineSeconds(a_s=3.4, b_s=2.5), "memory": EngineSeconds(a_s=0.0, b_s=0.0)},
+        ),
+    }
+
+
+@pytest.fixture
+def build_report() -> Callable[..., Report]:
+    """`build_report(**changes)`: a report with every part; a part given as None is left out."""
+
+    def build(**changes: Any) -> Report:
+        given = {**parts(), **changes}
+        return Report(**{name: part for name, part in given.items() if part is not None})
+
+    return build
+
+
+@pytest.fixture
+def report(build_report: Callable[..., Report]) -> Report:
+    return build_report()
