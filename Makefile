@@ -1,14 +1,14 @@
 # `make demo` and `make test` need Python 3.10 or later; everything else goes to .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := models export calib runtime
+PACKAGES := models export calib plugins_trt runtime
 PROMPT := a red circle bounces on gray
 START := $(shell date +%s)
 # First in a recipe: says at its end, bad or good, how long make took, the installation included.
 TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint ruff types bench bench-quantization wheel clean
+.PHONY: help install demo test lint ruff types bench bench-quantization plugins wheel clean
 
 help:
 	@echo "make demo    a video of '$(PROMPT)' in out/demo.mp4"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   times a chunk against PyTorch: out/benchmarks.md and .json"
 	@echo "make bench-quantization   what int8 and fp8 gain and cost: out/quantization-*.md and .json; an hour"
+	@echo "make plugins the scans in C++ and, where their tools are found, in CUDA and for TensorRT: build/plugins"
 	@echo "make wheel   dist/videossm-*.whl"
 	@echo "make clean   removes what make made, but for .venv"
 
@@ -66,6 +67,11 @@ bench-quantization: install
 	$(BIN)/python benchmarks/quantization_speed.py --out out/quantization-speed.md --json out/quantization-speed.json; \
 	$(BIN)/python benchmarks/quantization_accuracy.py --evaluate rollouts-mse rollouts-mse-smoothquant \
 	  --out out/quantization-accuracy.md --json out/quantization-accuracy.json
+
+# Says at its end what it left out, and why. TensorRT_ROOT=... names TensorRT's headers.
+plugins:
+	cmake -S plugins_trt -B build/plugins -DCMAKE_BUILD_TYPE=Release $(if $(TensorRT_ROOT),-DTensorRT_ROOT=$(TensorRT_ROOT))
+	cmake --build build/plugins --parallel
 
 # What setuptools left in build/ would come back into the wheel, deleted modules included.
 wheel: install

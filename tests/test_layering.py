@@ -14,12 +14,14 @@ FORBIDDEN = {  # folder -> what none of its modules may import, wherever in the 
     "models": ("onnx", "onnxscript", "onnxruntime", "videossm"),
     "export": ("videossm",),
     "calib": ("torch", "videossm"),
+    "plugins_trt": ("torch", "onnx", "videossm"),
 }
 ALLOWED = {  # of the project's own packages
     "runtime": ("videossm.runtime",),
     "models": ("videossm.models",),
     "export": ("videossm.calib", "videossm.export", "videossm.models", "videossm.runtime"),
     "calib": ("videossm.calib", "videossm.models", "videossm.runtime"),
+    "plugins_trt": ("videossm.plugins_trt",),
 }
 
 

@@ -1,0 +1,35 @@
+/* Threads that wait for work between scans. */
+#ifndef VIDEOSSM_CPU_THREADS_H
+#define VIDEOSSM_CPU_THREADS_H
+
+#include <cstdint>
+
+namespace videossm {
+
+constexpr int MAX_THREADS = 256;
+
+/* VIDEOSSM_THREADS, read at every call, or as many as this process may run at once. 0, with the error set,
+ * where the variable is not a number from 1 to MAX_THREADS. */
+int thread_limit();
+
+/* task(context, item, thread) */
+using Task = void (*)(void* context, int64_t item, int thread);
+
+/* Runs all items from 0 to items - 1, the caller's thread taking part, and returns when they are done.
+ * `thread` counts from 0 and is below `threads`; two items at work have different ones. Threads are started
+ * when they are first needed and kept. A call while another is at work runs on its caller's thread alone, so
+ * that there are never more threads at work than the largest limit and one for each further caller. */
+void run_items(int64_t items, int threads, Task task, void* context);
+
+/* The same for work(item, thread). */
+template <class Work>
+void run_items(int64_t items, int threads, Work& work) {
+    const Task task = [](void* of_work, int64_t item, int thread) {
+        (*static_cast<Work*>(of_work))(item, thread);
+    };
+    run_items(items, threads, task, &work);
+}
+
+}  // namespace videossm
+
+#endif
