@@ -71,9 +71,9 @@ def test_a_part_cannot_be_made_with_a_field_that_is_not_there() -> None:
 
 
 def test_the_worst_step_is_that_of_the_largest_mean_error(report: Report) -> None:
-    means = [step.relative_error.mean for step in report.steps]
+    means = [step.relative_error.mean for step in report.steps[:-1]]  # the commit predicts no velocity
     assert report.worst_step.relative_error.mean == max(means)
-    backwards = report.model_copy(update={"steps": report.steps[::-1]})
+    backwards = report.model_copy(update={"steps": (*report.steps[-2::-1], report.steps[-1])})
     assert backwards.worst_step == report.worst_step
 
 
