@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from onnx import defs, shape_inference
+from onnx import defs, helper, shape_inference
 from onnxscript.values import Opset
 
 from videossm.models.scans import operators  # noqa: F401  (registers them with torch)
@@ -19,6 +19,8 @@ DOMAIN = "videossm"
 VERSION = 1
 GATED_DELTA_SCAN = "GatedDeltaScan"
 SELECTIVE_SCAN = "SelectiveScan"
+PLUGIN_NAMESPACE = DOMAIN
+PLUGIN_VERSION = "1"
 
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
 _CONSTRAINTS = [
@@ -33,6 +35,28 @@ _Attribute = defs.OpSchema.Attribute
 def _optional(name: str, kind: str, description: str) -> _Parameter:
     return _Parameter(name, kind, description, param_option=defs.OpSchema.FormalParameterOption.Optional)
 
+
+def _flag(name: str, description: str) -> _Attribute:
+    """0 if it is left out."""
+    return _Attribute(name, helper.make_attribute(name, 0), description)
+
+
+def _of_plugin(name: str, kind: defs.OpSchema.AttrType, description: str) -> _Attribute:
+    """One that only the lowering `plugin` writes. Without a default, which torch.onnx.export would write."""
+    return _Attribute(name, kind, description, required=False)
+
+
+_INT, _STRING = defs.OpSchema.AttrType.INT, defs.OpSchema.AttrType.STRING
+_OF_PLUGIN = [
+    _of_plugin("want_output", _INT, "0: the first output is a placeholder that nothing writes."),
+    _of_plugin("state_in_place", _INT, "1: TensorRT gives last_state the memory of state (aliased plugin I/O)."),
+    _of_plugin("plugin_version", _STRING, "Of TensorRT's plugin."),
+    _of_plugin("plugin_namespace", _STRING, "Of TensorRT's plugin."),
+]
+_PRESENT = [
+    _of_plugin(f"has_{name}", _INT, f"0: {name}, if given, is a placeholder that nothing reads.")
+    for name in ("D", "z", "delta_bias")
+]
 
 _GATED_DELTA = defs.OpSchema(
     GATED_DELTA_SCAN,
@@ -52,7 +76,12 @@ _GATED_DELTA = defs.OpSchema(
         _Parameter("last_state", "S", "[B, H, d_k, d_v], after the last token"),
     ],
     type_constraints=_CONSTRAINTS,
-    attributes=[_Attribute("scale", defs.OpSchema.AttrType.FLOAT, "Factor of the output.")],
+    attributes=[
+        _Attribute("scale", defs.OpSchema.AttrType.FLOAT, "Factor of the output."),
+        _flag("normalize_key", "1: key / max(|key|, 1e-12) over d_k in its place."),
+        _flag("normalize_query", "1: query / max(|query|, 1e-12) over d_k in its place."),
+        *_OF_PLUGIN,
+    ],
 )
 
 _SELECTIVE = defs.OpSchema(
@@ -77,10 +106,15 @@ _SELECTIVE = defs.OpSchema(
         _Parameter("last_state", "S", "[B, D, N], after the last token"),
     ],
     type_constraints=_CONSTRAINTS,
-    attributes=[_Attribute("delta_softplus", defs.OpSchema.AttrType.INT, "1: dt goes through softplus.")],
+    attributes=[
+        _Attribute("delta_softplus", _INT, "1: dt goes through softplus."),
+        *_PRESENT,
+        *_OF_PLUGIN,
+    ],
 )
 
 SCHEMAS = (_GATED_DELTA, _SELECTIVE)
+PLUGIN_ATTRIBUTES = frozenset(attribute.name for attribute in (*_OF_PLUGIN, *_PRESENT))
 _LIKE = {GATED_DELTA_SCAN: ("value", "state"), SELECTIVE_SCAN: ("u", "state")}  # the inputs that the outputs are like
 
 

@@ -8,11 +8,16 @@ from onnx import ModelProto
 
 from videossm.export.lowering.contrib import lower_contrib
 from videossm.export.lowering.graph import LoweringError
+from videossm.export.lowering.plugin import lower_plugin
 from videossm.export.lowering.standard import lower_standard
 
 __all__ = ["LOWERINGS", "LoweringError", "lower"]
 
-LOWERINGS: dict[str, Callable[[ModelProto], ModelProto]] = {"standard": lower_standard, "contrib": lower_contrib}
+LOWERINGS: dict[str, Callable[[ModelProto], ModelProto]] = {
+    "standard": lower_standard,
+    "contrib": lower_contrib,
+    "plugin": lower_plugin,
+}
 
 
 def lower(model: ModelProto, name: str) -> ModelProto:

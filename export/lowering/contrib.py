@@ -1,12 +1,14 @@
 """Gated delta scans to ONNX Runtime's own operator, two to eight times as fast on a CPU as the standard lowering.
 
-    before  output, last = videossm::GatedDeltaScan<scale>(query, key, value, decay, beta, state)
+    before  output, last = videossm::GatedDeltaScan<scale, normalize_key, normalize_query>(
+                query, key, value, decay, beta, state)
     after   packed, last = com.microsoft::LinearAttention<update_rule="gated_delta", q_num_heads, kv_num_heads, scale>(
                 Reshape(query), Reshape(key), Reshape(value), state, decay, beta)
             output = Reshape(packed)
 
 Heads are packed into the last dimension, [B, T, H * d]; decay and beta stay [B, T, H]. Inputs that are not fp32 are
 cast to it and the output back: the operator takes gates in its activations' type only, and has no bf16 on a CPU.
+What is to be normalised is, before it is packed: x / Max(ReduceL2(x), 1e-12).
 SelectiveScan has no such operator and is lowered as `videossm.export.lowering.standard` does it.
 
 Constraints: static shapes; a scale that is not 0, which the operator takes for 1 / sqrt(d_k).
@@ -23,6 +25,7 @@ from videossm.export.schemas import GATED_DELTA_SCAN
 
 CONTRIB_DOMAIN = "com.microsoft"
 CONTRIB_VERSION = 1
+NORM_MIN = np.float32(1e-12)
 
 
 def lower_contrib(model: ModelProto) -> ModelProto:
@@ -43,11 +46,9 @@ def _linear_attention(model: ModelProto, scan: ScanNode) -> list[NodeProto]:
     query, key, value, decay, beta, state = node.input
     types: dict[str, TensorType] = dict(zip(node.input, filter(None, scan.inputs), strict=True))
     heads = types[key].shape[2]
-    (scale,) = (entry.f for entry in node.attribute if entry.name == "scale")
-    if not scale:
-        raise LoweringError(
-            f"{node.op_type} node {node.name!r}: got scale 0, expected another; use the standard lowering"
-        )
+    attributes = scan.attributes()
+    if not attributes["scale"]:
+        raise LoweringError(f"{scan.where}: got scale 0, expected another; use the standard lowering")
     nodes: list[NodeProto] = []
 
     def add(op_type: str, inputs: list[str], label: str, output: str = "") -> str:
@@ -59,17 +60,28 @@ def _linear_attention(model: ModelProto, scan: ScanNode) -> list[NodeProto]:
         nodes.append(helper.make_node("Cast", [name], [prefix + label], name=prefix + label, to=element))
         return prefix + label
 
-    def shape(label: str, *sizes: int) -> str:
-        tensor = numpy_helper.from_array(np.array(sizes, dtype=np.int64), prefix + label)
+    def constant(label: str, value: np.ndarray) -> str:
+        tensor = numpy_helper.from_array(value, prefix + label)
         model.graph.initializer.append(tensor)
         return tensor.name
+
+    def shape(label: str, *sizes: int) -> str:
+        return constant(label, np.array(sizes, dtype=np.int64))
 
     def single(name: str, label: str) -> str:
         return name if types[name].element == TensorProto.FLOAT else cast(name, f"{label}_fp32", TensorProto.FLOAT)
 
+    def normalized(name: str, label: str) -> str:
+        """`name`, in fp32, over its last dimension, if the node says so."""
+        if not attributes.get(f"normalize_{label}"):
+            return name
+        norm = add("ReduceL2", [name, shape(f"{label}_axes", -1)], f"{label}_norm")
+        bounded = add("Max", [norm, constant(f"{label}_norm_min", np.array(NORM_MIN))], f"{label}_norm_bounded")
+        return add("Div", [name, bounded], f"{label}_normalized")
+
     packed_shape = shape("packed_shape", 0, 0, -1)
     packed = [
-        add("Reshape", [single(name, label), packed_shape], f"{label}_packed")
+        add("Reshape", [normalized(single(name, label), label), packed_shape], f"{label}_packed")
         for name, label in ((query, "query"), (key, "key"), (value, "value"))
     ]
     result = prefix + "output_packed"
@@ -83,7 +95,7 @@ def _linear_attention(model: ModelProto, scan: ScanNode) -> list[NodeProto]:
             update_rule="gated_delta",
             q_num_heads=heads,
             kv_num_heads=heads,
-            scale=scale,
+            scale=attributes["scale"],
         )
     )
     if scan.wanted[0]:

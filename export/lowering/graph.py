@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import ModelProto, NodeProto, ValueInfoProto, defs, helper
 
-from videossm.export.schemas import DOMAIN
+from videossm.export.schemas import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
 from videossm.runtime.errors import UserError
 
 ONNX_DOMAINS = ("", "ai.onnx")
@@ -37,6 +38,33 @@ class ScanNode:
     def prefix(self) -> str:
         """Starts the names of all that replaces the node: the name of its last output, which no other node has."""
         return f"{self.node.output[-1]}."
+
+    @property
+    def where(self) -> str:
+        """Starts the messages about the node."""
+        return f"{self.node.op_type} node {self.node.name!r}"
+
+    def attributes(self) -> dict[str, Any]:
+        """Those of the scan itself, defaults included.
+
+        Raises LoweringError for an attribute that is missing or unknown, and for a node that is lowered to a plugin.
+        """
+        schema = defs.get_schema(self.node.op_type, VERSION, DOMAIN).attributes
+        given = {entry.name: helper.get_attribute_value(entry) for entry in self.node.attribute}
+        known = [name for name in schema if name not in PLUGIN_ATTRIBUTES]
+        if lowered := PLUGIN_ATTRIBUTES & given.keys():
+            raise LoweringError(
+                f"{self.where}: got {min(lowered)}, which is for TensorRT alone, expected a node that is not lowered "
+                "yet; lower the graph that export made"
+            )
+        if unknown := given.keys() - set(known):
+            raise LoweringError(
+                f"{self.where}: got attribute {min(unknown)}, expected {', '.join(sorted(known))}; remove it"
+            )
+        if missing := [name for name in known if schema[name].required and name not in given]:
+            raise LoweringError(f"{self.where}: got no attribute {missing[0]}, expected one; add it")
+        defaults = {name: schema[name].default_value for name in known if not schema[name].required}
+        return {name: helper.get_attribute_value(value) for name, value in defaults.items()} | given
 
 
 def replace_scans(model: ModelProto, kinds: Iterable[str], replacement: Callable[[ScanNode], list[NodeProto]]) -> None:

@@ -1,6 +1,7 @@
 """Scans to standard operators alone, for any ONNX runtime and for TensorRT-RTX, which loads no plugins.
 
-    before  output, last = videossm::GatedDeltaScan<scale>(query, key, value, decay, beta, state)
+    before  output, last = videossm::GatedDeltaScan<scale, normalize_key, normalize_query>(
+                query, key, value, decay, beta, state)
             y, last = videossm::SelectiveScan<delta_softplus>(u, delta, A, B, C, state, D, z, delta_bias)
     after   the chunk-parallel implementation of `videossm.models.scans`, traced for the node's static shapes
 
@@ -20,8 +21,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto
 from torch import Tensor
+from torch.nn import functional as F
 from torch.onnx import OnnxExporterError
 
 from videossm.export.lowering.graph import LoweringError, ScanNode, TensorType, opset_version, replace_scans, set_opset
@@ -29,8 +31,27 @@ from videossm.export.schemas import DOMAIN, GATED_DELTA_SCAN, SELECTIVE_SCAN
 from videossm.models.scans.gated_delta import gated_delta_chunked
 from videossm.models.scans.selective_scan import selective_scan_parallel
 
+
+def _gated_delta(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    state: Tensor,
+    scale: float,
+    normalize_key: int,
+    normalize_query: int,
+) -> tuple[Tensor, Tensor]:
+    if normalize_key:
+        key = F.normalize(key.float(), dim=-1)
+    if normalize_query:
+        query = F.normalize(query.float(), dim=-1)
+    return gated_delta_chunked(query, key, value, decay, beta, state, scale)
+
+
 IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    GATED_DELTA_SCAN: gated_delta_chunked,
+    GATED_DELTA_SCAN: _gated_delta,
     SELECTIVE_SCAN: selective_scan_parallel,
 }
 _TORCH_TYPES: dict[int, torch.dtype] = {
@@ -53,20 +74,19 @@ def lower_standard(model: ModelProto) -> ModelProto:
 
 
 def _traced(scan: ScanNode, opset: int) -> ModelProto:
-    where = f"{scan.node.op_type} node {scan.node.name!r}"
-    attributes = tuple((entry.name, helper.get_attribute_value(entry)) for entry in scan.node.attribute)
+    attributes = tuple(scan.attributes().items())
     try:
         traced = _trace(scan.node.op_type, attributes, scan.inputs, scan.wanted, opset)
     except OnnxExporterError as error:
         cause = str(error.__cause__ or error).partition("\n")[0]
         shapes = [x and x.shape for x in scan.inputs]
         raise LoweringError(
-            f"{where}: got inputs {shapes}, expected shapes as in its schema ({cause}); mend them"
+            f"{scan.where}: got inputs {shapes}, expected shapes as in its schema ({cause}); mend them"
         ) from error
     if (written := opset_version(traced)) != opset:
         raise LoweringError(
-            f"{where}: got a model in opset {opset}, expected one that torch.onnx.export can write (this was written "
-            f"in {written}); export in a lower opset"
+            f"{scan.where}: got a model in opset {opset}, expected one that torch.onnx.export can write (this was "
+            f"written in {written}); export in a lower opset"
         )
     return traced
 

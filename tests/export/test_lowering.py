@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +25,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3}  # relative error in the 
 OPSET = 24
 SCALE = 0.5
 LENGTHS = [1, 7, 48, 193]
+RUNNABLE = ["contrib", "standard"]  # by ONNX Runtime; test_lowering_plugin.py has the numbers of the other
 EXTREME = -69.0  # exp(-69) is 1e-30
 
 
@@ -137,7 +138,7 @@ def expected_of_gated_delta(inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
     return gated_delta_reference(*inputs[:5], state, SCALE)
 
 
-@pytest.mark.parametrize("name", sorted(LOWERINGS))
+@pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.parametrize("tokens", LENGTHS)
 def test_gated_delta(tokens: int, name: str) -> None:
     """On usual keys, on neighbouring keys of cosine 0.9, and with some tokens that forget everything."""
@@ -150,7 +151,7 @@ def test_gated_delta(tokens: int, name: str) -> None:
         assert_close(outputs(model, inputs), expected_of_gated_delta(inputs))
 
 
-@pytest.mark.parametrize("name", sorted(LOWERINGS))
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_split_invariance(name: str) -> None:
     """One graph of 48 tokens = one of 7 and one of 41, neither a multiple of the block, with the state carried."""
     inputs, parts = gated_inputs(48, correlation=0.9), (7, 41)
@@ -166,7 +167,7 @@ def test_split_invariance(name: str) -> None:
     assert_close([torch.cat(pieces, 1), state], (whole.double(), last.double()))
 
 
-@pytest.mark.parametrize("name", sorted(LOWERINGS))
+@pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.parametrize("tokens", [7, 48])
 def test_gated_delta_with_fp16_activations(tokens: int, name: str) -> None:
     inputs = gated_inputs(tokens, torch.float16)
@@ -174,7 +175,7 @@ def test_gated_delta_with_fp16_activations(tokens: int, name: str) -> None:
     assert_close(outputs(model, inputs), expected_of_gated_delta(inputs), torch.float16)
 
 
-@pytest.mark.parametrize("name", sorted(LOWERINGS))
+@pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.parametrize("tokens", LENGTHS)
 def test_selective_scan(tokens: int, name: str) -> None:
     inputs = selective_inputs(tokens)
@@ -256,7 +257,7 @@ def test_other_nodes_and_weights_are_kept(name: str) -> None:
     assert lowered.graph.node[-1].name == "kept", "a node is gone"
 
 
-@pytest.mark.parametrize("name", sorted(LOWERINGS))
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_unread_final_state(name: str) -> None:
     class OutputOnly(torch.nn.Module):
         def forward(self, *inputs: Tensor) -> Tensor:
@@ -269,7 +270,7 @@ def test_unread_final_state(name: str) -> None:
 
 
 @pytest.mark.parametrize("left_out", [False, True], ids=["unread", "left out"])
-@pytest.mark.parametrize("name", sorted(LOWERINGS))
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_unread_output(name: str, left_out: bool) -> None:
     class StateOnly(torch.nn.Module):
         def forward(self, *inputs: Tensor) -> Tensor:
@@ -299,7 +300,9 @@ def test_dead_scan_is_dropped(name: str) -> None:
 def test_unknown_lowering_is_refused() -> None:
     with pytest.raises(LoweringError) as refused:
         lower(ModelProto(), "plugins")
-    assert str(refused.value) == "lowering: got 'plugins', expected one of standard, contrib; choose one of those"
+    assert (
+        str(refused.value) == "lowering: got 'plugins', expected one of standard, contrib, plugin; choose one of those"
+    )
 
 
 def _without_shape(model: ModelProto) -> None:
@@ -324,9 +327,61 @@ def test_shapes_must_be_static(name: str, change: Callable[[ModelProto], None], 
     assert "\n" not in message, message
 
 
+@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize(("key", "query"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_normalized_in_the_node(key: int, query: int, name: str) -> None:
+    """As x / max(|x|, 1e-12) before it: a key of zeros included."""
+    inputs = gated_inputs(48)
+    inputs[0], inputs[1] = 3 * inputs[0], 2 * inputs[1]
+    inputs[1][:, 5] = 0
+    model = exported(SingleGatedDelta(), inputs)
+    (node,) = model.graph.node
+    flags = {"normalize_key": key, "normalize_query": query}
+    for entry in node.attribute:
+        if entry.name in flags:
+            entry.i = flags[entry.name]
+    onnx.checker.check_model(model, full_check=True)
+    normalized = list(inputs)
+    for place, wanted in ((0, query), (1, key)):
+        if wanted:
+            normalized[place] = F.normalize(inputs[place].double(), dim=-1)
+    assert_close(outputs(lower(model, name), inputs), gated_delta_reference(*normalized, SCALE))
+
+
+def _without_scale(node: NodeProto) -> None:
+    (scale,) = (entry for entry in node.attribute if entry.name == "scale")
+    node.attribute.remove(scale)
+
+
+def _with_another(node: NodeProto) -> None:
+    node.attribute.append(onnx.helper.make_attribute("decay_type", 1))
+
+
+def _lowered_to_plugin(node: NodeProto) -> None:
+    node.attribute.append(onnx.helper.make_attribute("plugin_version", "1"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_without_scale, "got no attribute scale, expected one; add it"),
+        (_with_another, "got attribute decay_type, expected normalize_key, normalize_query, scale; remove it"),
+        (_lowered_to_plugin, "got plugin_version, which is for TensorRT alone, expected a node that is not lowered"),
+    ],
+)
+@pytest.mark.parametrize("name", sorted(LOWERINGS))
+def test_attributes_are_those_of_the_schema(name: str, change: Callable[[NodeProto], None], reason: str) -> None:
+    model = exported(GatedDelta(), gated_inputs(7))
+    change(model.graph.node[0])
+    with pytest.raises(LoweringError) as refused:
+        lower(model, name)
+    assert str(refused.value).startswith(f"GatedDeltaScan node {model.graph.node[0].name!r}: {reason}"), refused.value
+
+
 def test_contrib_refuses_scale_0() -> None:
     model = exported(GatedDelta(), gated_inputs(7))
-    model.graph.node[0].attribute[0].f = 0
+    (scale,) = (entry for entry in model.graph.node[0].attribute if entry.name == "scale")
+    scale.f = 0
     with pytest.raises(LoweringError, match=r"got scale 0, expected another; use the standard lowering"):
         lower(model, "contrib")
 
