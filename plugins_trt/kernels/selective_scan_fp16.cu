@@ -1,0 +1,5 @@
+#include "kernels/selective_scan_launch.cuh"
+
+using videossm_type = videossm::Half;
+
+template videossm_status videossm::selective_scan_on<videossm_type>(const videossm_selective_scan_params&, cudaStream_t);
