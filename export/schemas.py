@@ -144,9 +144,18 @@ _OPSET = Opset(DOMAIN, VERSION)
 
 
 def _gated_delta_scan(
-    query: Any, key: Any, value: Any, decay: Any, beta: Any, state: Any, scale: float
+    query: Any,
+    key: Any,
+    value: Any,
+    decay: Any,
+    beta: Any,
+    state: Any,
+    scale: float,
+    normalize_key: bool = False,
+    normalize_query: bool = False,
 ) -> tuple[Any, Any]:
-    return _OPSET.GatedDeltaScan(query, key, value, decay, beta, state, scale=scale)
+    flags = {"normalize_key": int(normalize_key), "normalize_query": int(normalize_query)}
+    return _OPSET.GatedDeltaScan(query, key, value, decay, beta, state, scale=scale, **flags)
 
 
 def _selective_scan(

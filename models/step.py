@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from videossm.models.autoencoder import Decoder, to_uint8
 from videossm.models.config import ModelConfig
@@ -117,8 +116,8 @@ class MemoryUpdate(nn.Module):
         updated = []
         for i, state in enumerate(memory):
             key, value, decay, beta = evicted[4 * i : 4 * i + 4]
-            key = F.normalize(key.float(), dim=-1)
-            _, state = gated_delta_scan(key, key, value.float(), decay, beta, state, 1.0)
+            key = key.float()
+            _, state = gated_delta_scan(key, key, value.float(), decay, beta, state, 1.0, normalize_key=True)
             updated.append(state)
         return updated
 

@@ -1,7 +1,8 @@
 """Scans to the TensorRT plugins of `plugins_trt`: they stay nodes, told to TensorRT's parser by namespace and version.
 
-    before  output, last = videossm::GatedDeltaScan<scale>(query, key, value, decay, beta, state)
-    after   output, last = videossm::GatedDeltaScan<scale, normalize_key=0, normalize_query=0, want_output=1,
+    before  output, last = videossm::GatedDeltaScan<scale, normalize_key, normalize_query>(
+                query, key, value, decay, beta, state)
+    after   output, last = videossm::GatedDeltaScan<scale, normalize_key, normalize_query, want_output=1,
                 state_in_place=0, plugin_version="1", plugin_namespace="videossm">(
                 query, key, value, decay, beta, state)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from videossm.models.scans.gated_delta import gated_delta_chunked
 from videossm.models.scans.selective_scan import selective_scan_parallel
@@ -15,17 +16,39 @@ from videossm.models.scans.selective_scan import selective_scan_parallel
 
 @torch.library.custom_op("videossm::gated_delta_scan", mutates_args=())
 def gated_delta_scan(
-    query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, state: Tensor, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    state: Tensor,
+    scale: float,
+    normalize_key: bool = False,
+    normalize_query: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`gated_delta_chunked`: query, key [B, T, H, d_k], value [B, T, H, d_v], decay, beta [B, T, H], state
-    [B, H, d_k, d_v] to the output [B, T, H, d_v] in value's type and the last state in fp32."""
+    [B, H, d_k, d_v] to the output [B, T, H, d_v] in value's type and the last state in fp32.
+
+    `normalize_key`, `normalize_query`: x / max(|x|, 1e-12) over d_k first."""
+    if normalize_key:
+        key = F.normalize(key.float(), dim=-1)
+    if normalize_query:
+        query = F.normalize(query.float(), dim=-1)
     output, last = gated_delta_chunked(query, key, value, decay, beta, state, scale)
     return output.contiguous(), last.contiguous()
 
 
 @gated_delta_scan.register_fake
 def _(
-    query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, state: Tensor, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    state: Tensor,
+    scale: float,
+    normalize_key: bool = False,
+    normalize_query: bool = False,
 ) -> tuple[Tensor, Tensor]:
     return value.new_empty(value.shape), _new_state(state, value)
 
