@@ -3,8 +3,8 @@
  * A head's tokens are taken in blocks of C. Within a block, token i sees what token j < i wrote, decayed by
  * e^(g_{j+1} + ... + g_i); with A_ij = beta_i e^(...) k_i . k_j below the diagonal, what the tokens write are
  *     w = (I + A)^-1 beta (v - e^(g_0 + ... + g_i) S^T k)
- * for the state S before the block. `gated_delta_prepare` computes what does not depend on S, for all blocks at once, one
- * Record each; `gated_delta_scan` goes through the blocks of a head with S in registers.
+ * for the state S before the block. `gated_delta_prepare` computes what does not depend on S, for all blocks at once,
+ * one Record each; `gated_delta_scan` goes through the blocks of a head with S in registers.
  */
 #ifndef VIDEOSSM_KERNELS_GATED_DELTA_H
 #define VIDEOSSM_KERNELS_GATED_DELTA_H

@@ -37,7 +37,8 @@ size_t gated_delta_workspace(const videossm_gated_delta_params& params) {
 
 template <typename T>
 GatedDeltaTask<T> make_task(const videossm_gated_delta_params& params) {
-    const uintptr_t start = (reinterpret_cast<uintptr_t>(params.workspace) + PIECE_BYTES - 1) & ~uintptr_t{PIECE_BYTES - 1};
+    constexpr uintptr_t BELOW = PIECE_BYTES - 1;
+    const uintptr_t start = (reinterpret_cast<uintptr_t>(params.workspace) + BELOW) & ~BELOW;
     GatedDeltaTask<T> task = {};
     task.query = static_cast<const T*>(params.query);
     task.key = static_cast<const T*>(params.key);
@@ -74,13 +75,16 @@ inline int choose_scan_warps(int heads, int value_dim, int at_most, int multipro
 
 template <typename T, int KEY_DIM, bool WANTED>
 videossm_status launch_gated_delta(GatedDeltaTask<T> task, cudaStream_t stream) {
+    using Shape = Tiles<T, KEY_DIM, WANTED>;
+    static_assert(Shape::scan_bytes(2) <= SHARED_BYTES_AT_MOST, "more warps than 2 have fewer stages");
+    static_assert(Shape::scan_bytes(SCAN_WARPS<WANTED>) <= SHARED_BYTES_AT_MOST, "the most warps fit");
     int multiprocessors = 0;
     if (const videossm_status status = count_multiprocessors(multiprocessors)) {
         return status;
     }
     const unsigned records = static_cast<unsigned>(task.batch_heads) * static_cast<unsigned>(task.blocks);
     const LaunchSizes prepare = {dim3((records + PREPARE_WARPS - 1) / PREPARE_WARPS), PREPARE_WARPS * WARP,
-                                 PREPARE_WARPS * sizeof(PrepareShared<T>)};
+                                 PREPARE_WARPS * static_cast<int>(sizeof(PrepareShared<T>))};
     if (const videossm_status status = launch("GatedDeltaScan's first kernel", gated_delta_prepare<T, KEY_DIM, WANTED>,
                                               task, prepare, stream)) {
         return status;
@@ -89,10 +93,11 @@ videossm_status launch_gated_delta(GatedDeltaTask<T> task, cudaStream_t stream) 
         task.key = task.normalized_key;
     }
     const int warps = choose_scan_warps(task.batch_heads, task.value_dim, SCAN_WARPS<WANTED>, multiprocessors);
-    const LaunchSizes scan = {dim3(static_cast<unsigned>(task.batch_heads),
-                                   static_cast<unsigned>(task.value_dim / (warps * SCAN_COLUMNS))),
+    const LaunchSizes scan = {dim3(static_cast<unsigned>(task.heads),
+                                   static_cast<unsigned>(task.value_dim / (warps * SCAN_COLUMNS)),
+                                   static_cast<unsigned>(task.batch_heads / task.heads)),
                               static_cast<unsigned>(warps * WARP),
-                              static_cast<size_t>(count_stages(warps) * Tiles<T, KEY_DIM, WANTED>::bytes(warps))};
+                              Shape::scan_bytes(warps)};
     return launch("GatedDeltaScan's second kernel", gated_delta_scan<T, KEY_DIM, WANTED>, task, scan, stream);
 }
 
@@ -102,9 +107,11 @@ videossm_status gated_delta_scan_on(const videossm_gated_delta_params& params, c
     const bool wanted = params.output != nullptr;
     switch (params.key_dim) {
         case 32:
-            return wanted ? launch_gated_delta<T, 32, true>(task, stream) : launch_gated_delta<T, 32, false>(task, stream);
+            return wanted ? launch_gated_delta<T, 32, true>(task, stream)
+                          : launch_gated_delta<T, 32, false>(task, stream);
         case 64:
-            return wanted ? launch_gated_delta<T, 64, true>(task, stream) : launch_gated_delta<T, 64, false>(task, stream);
+            return wanted ? launch_gated_delta<T, 64, true>(task, stream)
+                          : launch_gated_delta<T, 64, false>(task, stream);
         default:
             return wanted ? launch_gated_delta<T, 128, true>(task, stream)
                           : launch_gated_delta<T, 128, false>(task, stream);

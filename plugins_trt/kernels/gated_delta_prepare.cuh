@@ -20,7 +20,7 @@ struct PrepareShared {
     float query_scale[BLOCK<T>];  // scale / |query|
 };
 
-/* The tokens of a block are rows of 4 PIECES pieces. Of eight rows, lane 4 g + t takes pieces t, t + 4, ... of row g. */
+/* A block's tokens are rows of 4 PIECES pieces. Of eight rows, lane 4 g + t takes pieces t, t + 4, ... of row g. */
 template <typename T>
 __device__ __forceinline__ uint4 load_piece(const T* row, bool valid) {
     return valid ? *reinterpret_cast<const uint4*>(row) : make_uint4(0, 0, 0, 0);
@@ -44,8 +44,8 @@ __device__ __forceinline__ float inverse_norm(float sum) {
     return 1 / sqrtf(fmaxf(sum, 1e-24f));
 }
 
-/* Sums of the block's decays into `shared.decay`, for exponents of 2: lane i has token i's. Summed in double and kept in
- * two floats, since the difference of two sums would lose its digits behind one token of extreme decay. Below 2^-369
+/* Sums of the block's decays into `shared.decay`, for exponents of 2: lane i has token i's. Summed in double and kept
+ * in two floats, since the difference of two sums would lose its digits behind one token of extreme decay. Below 2^-369
  * a decay is 0 anyway; the bound keeps infinities out of the differences, and lets NaN pass. */
 template <typename T>
 __device__ __forceinline__ float2 sum_decays(PrepareShared<T>& shared, float decay) {
@@ -89,8 +89,8 @@ __device__ __forceinline__ void solve_column(float (&x)[BLOCK<T>], const Prepare
     }
 }
 
-/* Products of the block's rows in fp32, tiles of 16 by 8: `keys` k_i . k_j and `queries` q_i . k_j, of which those above
- * the diagonal are left 0. And the rows' squares, summed up over the pieces of a lane. */
+/* Products of the block's rows in fp32, tiles of 16 by 8: `keys` k_i . k_j and `queries` q_i . k_j, of which those
+ * above the diagonal are left 0. And the rows' squares, summed up over the pieces of a lane. */
 template <typename T>
 struct Products {
     static constexpr int TILES = BLOCK<T> / 8;

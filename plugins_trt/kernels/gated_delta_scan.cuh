@@ -8,106 +8,24 @@
 #define VIDEOSSM_KERNELS_GATED_DELTA_SCAN_CUH
 
 #include "kernels/fragments.cuh"
-#include "kernels/gated_delta.h"
+#include "kernels/gated_delta_tiles.cuh"
 #include "kernels/pieces.cuh"
 
 namespace videossm {
 
-constexpr int SCAN_COLUMNS = 16;  // of a warp
-
-/* Blocks of tokens in shared memory: one in use, the others on their way. Few warps get through a block sooner than
- * memory answers; many would have no room for more. A power of two. */
-constexpr __host__ __device__ int count_stages(int warps) { return warps <= 2 ? 4 : 2; }
-
-/* Warps of a thread block at most, and thread blocks that are to fit a multiprocessor: 16 warps of 128 registers or, with
- * an output, 12 of 168. */
+/* Warps of a thread block at most, and thread blocks that are to fit a multiprocessor: 16 warps of 128 registers or,
+ * with an output, 12 of 168. */
 template <bool WANTED>
 constexpr int SCAN_WARPS = WANTED ? 4 : 8;
 template <bool WANTED>
 constexpr int SCAN_BLOCKS = WANTED ? 3 : 2;
 
-/* A block of tokens in shared memory, each row ROW_PADDING longer than its numbers. */
-template <typename T, int KEY_DIM, bool WANTED>
-struct Tiles {
-    static constexpr int C = BLOCK<T>;
-    static constexpr int KEY_STRIDE = KEY_DIM + ROW_PADDING, SQUARE_STRIDE = C + ROW_PADDING;
-    static constexpr int VALUE_STRIDE = SCAN_COLUMNS + ROW_PADDING;
-    static constexpr int KEYS = C * KEY_STRIDE, SQUARE = C * SQUARE_STRIDE, VALUES = C * VALUE_STRIDE;  // numbers
-
-    static constexpr __host__ __device__ int bytes(int warps) {
-        const int numbers = (WANTED ? 2 : 1) * (KEYS + SQUARE) + warps * VALUES;
-        return static_cast<int>(sizeof(T)) * numbers + static_cast<int>(sizeof(Gates<T>));
-    }
-
-    /* Those of a block, whose turn comes round with the stages. */
-    __device__ __forceinline__ Tiles(int block, int warp) {
-        const int warps = static_cast<int>(blockDim.x) / WARP;
-        gates = reinterpret_cast<Gates<T>*>(shared_memory() + (block & (count_stages(warps) - 1)) * bytes(warps));
-        key = reinterpret_cast<T*>(gates + 1);
-        inverse = key + KEYS;
-        query = inverse + SQUARE;
-        attention = query + KEYS;
-        value = (WANTED ? attention : inverse) + SQUARE + warp * VALUES;
-    }
-
-    Gates<T>* gates;
-    T *key, *inverse;
-    T *query, *attention;  // where an output is wanted
-    T* value;              // the warp's columns
-};
-
-/* The lane, computed anew by each phase of a block: addresses that were kept would take registers from the state. */
-__device__ __forceinline__ int lane_here() { return recomputed(static_cast<int>(threadIdx.x)) % WARP; }
-
-/* ROWS rows of PIECES pieces to a tile, by threads `thread`, `thread + threads`, ...; zeros from row `valid` on. */
-template <int ROWS, int PIECES, typename T>
-__device__ __forceinline__ void copy_rows(T* tile, int stride, const T* rows, int64_t row_stride, int valid, int thread,
-                                          int threads) {
-#pragma unroll 1
-    for (int i = thread; i < ROWS * PIECES; i += threads) {
-        const int row = i / PIECES, column = i % PIECES * PIECE<T>;
-        const bool inside = row < valid;
-        copy_async(tile + row * stride + column, rows + (inside ? row * row_stride : 0) + column, inside);
-    }
-}
-
-/* Of token `row` in [B, T, H, .], the warp's columns in [B, T, H, d_v]. */
-template <typename T>
-__device__ __forceinline__ int64_t value_corner(const GatedDeltaTask<T>& task, int64_t row, int warp) {
-    const int warps = static_cast<int>(blockDim.x) / WARP;
-    return row * task.value_dim + (static_cast<int>(blockIdx.y) * warps + warp) * SCAN_COLUMNS;
-}
-
 /* Where a lane's part of the warp's columns begins in [B, H, d_k, d_v]. */
 template <int KEY_DIM>
-__device__ __forceinline__ int64_t state_corner(int value_dim) {
+__device__ __forceinline__ int64_t state_corner(int heads, int value_dim) {
     const int thread = recomputed(static_cast<int>(threadIdx.x)), lane = thread % WARP;
     const int warp = static_cast<int>(blockIdx.y * blockDim.x + static_cast<unsigned>(thread)) / WARP;
-    return (int64_t{blockIdx.x} * KEY_DIM + 2 * (lane % 4)) * value_dim + warp * SCAN_COLUMNS + lane / 4;
-}
-
-/* Starts the copies of a block of tokens. */
-template <typename T, int KEY_DIM, bool WANTED>
-__device__ __forceinline__ void load_tiles(const GatedDeltaTask<T>& task, int block) {
-    using Shape = Tiles<T, KEY_DIM, WANTED>;
-    constexpr int C = BLOCK<T>, KEYS = KEY_DIM / PIECE<T>, SQUARE = C / PIECE<T>, VALUES = SCAN_COLUMNS / PIECE<T>;
-    const int thread = recomputed(static_cast<int>(threadIdx.x)), warp = thread / WARP;
-    const int threads = static_cast<int>(blockDim.x), valid = task.tokens - block * C;
-    const int64_t row = task.row(recomputed(static_cast<int>(blockIdx.x)), block * C);
-    const int64_t key_stride = int64_t{task.heads} * KEY_DIM, value_stride = int64_t{task.heads} * task.value_dim;
-    const Record<T>& record = task.records[int64_t{blockIdx.x} * task.blocks + block];
-    const Shape tiles(block, warp);
-    copy_rows<C, KEYS>(tiles.key, Shape::KEY_STRIDE, task.key + row * KEY_DIM, key_stride, valid, thread, threads);
-    copy_rows<C, SQUARE>(tiles.inverse, Shape::SQUARE_STRIDE, record.inverse[0], C, C, thread, threads);
-    if constexpr (WANTED) {
-        copy_rows<C, KEYS>(tiles.query, Shape::KEY_STRIDE, task.query + row * KEY_DIM, key_stride, valid, thread, threads);
-        copy_rows<C, SQUARE>(tiles.attention, Shape::SQUARE_STRIDE, record.attention[0], C, C, thread, threads);
-    }
-    copy_rows<C, VALUES>(tiles.value, Shape::VALUE_STRIDE, task.value + value_corner(task, row, warp), value_stride,
-                         valid, thread % WARP, WARP);
-    constexpr int GATES = static_cast<int>(sizeof(Gates<T>)) / PIECE_BYTES;
-    copy_rows<1, GATES>(reinterpret_cast<float*>(tiles.gates), 0, reinterpret_cast<const float*>(&record.gates), 0, 1,
-                        thread, threads);
+    return (batch_head_here(heads) * KEY_DIM + 2 * (lane % 4)) * value_dim + warp * SCAN_COLUMNS + lane / 4;
 }
 
 /* What is [16, 8 TILES] as operands of a product that sums over its columns. */
@@ -146,12 +64,12 @@ __device__ __forceinline__ void scale_columns(float (&x)[TILES][4], const float*
     }
 }
 
-/* What the warp holds, [16, C], transposed over its tile of values, and from there to `output` in pieces. */
+/* What the warp holds, [16, C], transposed over its tile of values, where each lane writes what it alone has read, and
+ * from there to `output` in pieces. */
 template <int STRIDE, typename T, int TILES>
 __device__ __forceinline__ void store_output(const float (&x)[TILES][4], T* values, T* output, int64_t row_stride,
                                              int valid, int lane) {
     constexpr int PIECES = SCAN_COLUMNS / PIECE<T>;
-    __syncwarp();  // the values have been read
 #pragma unroll
     for (int i = 0; i < TILES; ++i) {
 #pragma unroll
@@ -209,7 +127,7 @@ __device__ __forceinline__ void scan_block(float (&state)[KEY_DIM / 8][4], const
     multiply_lower(writes, rows, tiles.inverse, Shape::SQUARE_STRIDE, lane_here());
 
     if constexpr (WANTED) {
-        const int64_t row = task.row(recomputed(static_cast<int>(blockIdx.x)), block * BLOCK<T>);
+        const int64_t row = row_here(task, block * BLOCK<T>);
         scale_columns(read, tiles.gates->read, lane);
         make_operands(rows, writes);
         multiply_lower(read, rows, tiles.attention, Shape::SQUARE_STRIDE, lane);
@@ -239,7 +157,7 @@ __device__ __forceinline__ void scan_block(float (&state)[KEY_DIM / 8][4], const
     }
 }
 
-/* A thread block has head blockIdx.x of B H, and as many of its value columns as it has warps for. */
+/* A thread block has one of B H heads, and as many of its value columns as it has warps for. */
 template <typename T, int KEY_DIM, bool WANTED>
 __global__ void __launch_bounds__(SCAN_WARPS<WANTED>* WARP, SCAN_BLOCKS<WANTED>)
     gated_delta_scan(const GatedDeltaTask<T> task) {
@@ -253,7 +171,7 @@ __global__ void __launch_bounds__(SCAN_WARPS<WANTED>* WARP, SCAN_BLOCKS<WANTED>)
     }
 
     float state[KEY_DIM / 8][4];
-    const float* from = task.state + state_corner<KEY_DIM>(task.value_dim);
+    const float* from = task.state + state_corner<KEY_DIM>(task.heads, task.value_dim);
 #pragma unroll
     for (int i = 0; i < KEY_DIM / 8; ++i, from += 8 * task.value_dim) {
 #pragma unroll
@@ -266,7 +184,7 @@ __global__ void __launch_bounds__(SCAN_WARPS<WANTED>* WARP, SCAN_BLOCKS<WANTED>)
         if (ahead == 1) {
             wait_copies<0>();
         } else {
-            wait_copies<2>();
+            wait_copies<1>();
         }
         __syncthreads();  // all threads' copies of this block are there, and none still reads the block before
         if (block + ahead < task.blocks) {
@@ -276,7 +194,7 @@ __global__ void __launch_bounds__(SCAN_WARPS<WANTED>* WARP, SCAN_BLOCKS<WANTED>)
         scan_block<T, KEY_DIM, WANTED>(state, task, block);
     }
 
-    float* to = task.last_state + state_corner<KEY_DIM>(task.value_dim);
+    float* to = task.last_state + state_corner<KEY_DIM>(task.heads, task.value_dim);
 #pragma unroll
     for (int i = 0; i < KEY_DIM / 8; ++i, to += 8 * task.value_dim) {
 #pragma unroll

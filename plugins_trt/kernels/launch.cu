@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t MAX_INT = std::numeric_limits<int32_t>::max();
 constexpr int64_t MAX_STATE_DIM = 256;
 constexpr int64_t VALUE_DIM_STEP = 16;  // columns of a warp
+constexpr int64_t MAX_BATCH = 65535;    // thread blocks of a grid along its third axis
 
 struct Limited {
     const char* what;
@@ -41,6 +42,7 @@ videossm_status check_supported(const videossm_gated_delta_params& p) {
     /* A block of tokens has 16 at least: their number, and that of a launch's thread blocks, stays an int. */
     return check_limits({{"value_dim", p.value_dim, int64_t{1} << 16},
                          {"tokens", p.tokens, MAX_INT / 2},
+                         {"batch", p.batch, MAX_BATCH},
                          {"batch heads", p.batch * p.heads, MAX_INT},
                          {"batch heads tokens / 16", p.batch * p.heads * (p.tokens / 16 + 1), MAX_INT},
                          {"heads value_dim", p.heads * p.value_dim, MAX_INT}});
@@ -61,8 +63,8 @@ videossm_status check_aligned(const videossm_gated_delta_params& p) {
     for (const Tensor& tensor : {Tensor{"query", p.output ? p.query : nullptr}, Tensor{"key", p.key},
                                  Tensor{"value", p.value}, Tensor{"output", p.output}}) {
         if (reinterpret_cast<uintptr_t>(tensor.data) % PIECE_BYTES != 0) {
-            return fail(VIDEOSSM_BAD_ARGUMENT, "%s: got address %p, expected a multiple of %d", tensor.name, tensor.data,
-                        PIECE_BYTES);
+            return fail(VIDEOSSM_BAD_ARGUMENT, "%s: got address %p, expected a multiple of %d", tensor.name,
+                        tensor.data, PIECE_BYTES);
         }
     }
     return VIDEOSSM_OK;

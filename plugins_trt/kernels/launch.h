@@ -8,8 +8,8 @@
 
 namespace videossm {
 
-constexpr size_t SHARED_BYTES_UNASKED = size_t{48} << 10;  // more of them a kernel must be allowed
-constexpr unsigned MAX_GRID_Y = 65535;
+/* Of a thread block: what a kernel has without asking, and what devices of sm_86, 89 and 120 give. */
+constexpr int SHARED_BYTES_UNASKED = 48 << 10, SHARED_BYTES_AT_MOST = 99 << 10;
 
 inline videossm_status check_cuda(cudaError_t error, const char* what) {
     if (error == cudaSuccess) {
@@ -22,7 +22,7 @@ inline videossm_status check_cuda(cudaError_t error, const char* what) {
 struct LaunchSizes {
     dim3 grid;
     unsigned threads;
-    size_t shared_bytes;
+    int shared_bytes;
 };
 
 /* Queues kernel(task). */
@@ -30,8 +30,8 @@ template <typename Task>
 videossm_status launch(const char* what, void (*kernel)(Task), const Task& task, const LaunchSizes& sizes,
                        cudaStream_t stream) {
     if (sizes.shared_bytes > SHARED_BYTES_UNASKED) {
-        const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                       static_cast<int>(sizes.shared_bytes));
+        const cudaError_t error =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizes.shared_bytes);
         if (error != cudaSuccess) {
             return check_cuda(error, what);
         }
@@ -39,7 +39,7 @@ videossm_status launch(const char* what, void (*kernel)(Task), const Task& task,
     cudaLaunchConfig_t config = {};
     config.gridDim = sizes.grid;
     config.blockDim = dim3(sizes.threads);
-    config.dynamicSmemBytes = sizes.shared_bytes;
+    config.dynamicSmemBytes = static_cast<size_t>(sizes.shared_bytes);
     config.stream = stream;
     return check_cuda(cudaLaunchKernelEx(&config, kernel, task), what);
 }

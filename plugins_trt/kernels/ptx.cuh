@@ -73,7 +73,7 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return value;
 }
 
-/* c += a b over 16. a: (g, 2t..) (g + 8, 2t..) (g, 2t + 8..) (g + 8, 2t + 8..), b: (2t.., g) (2t + 8.., g), in pairs. */
+/* c += a b over 16, in pairs. a: (g, 2t..) (g + 8, 2t..) (g, 2t + 8..) (g + 8, 2t + 8..), b: (2t.., g) (2t + 8.., g) */
 template <typename T>
 __device__ void multiply_pairs(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 

@@ -1,8 +1,8 @@
 /* SelectiveScan of many tokens.
  *
  * LANES lanes of a warp have a channel, ITEMS tokens in a row each; they go through the tokens chunk by chunk, and of a
- * chunk through the N states one by one. Each lane takes its tokens from state 0, the lanes put their ends together by a
- * scan over pairs (decay over the lane's tokens, state at their end), and each takes its tokens again from the state
+ * chunk through the N states one by one. Each lane takes its tokens from state 0, the lanes put their ends together by
+ * a scan over pairs (decay over the lane's tokens, state at their end), and each takes its tokens again from the state
  * that it then knows. u, delta and z are read once; B and C, which all channels share, once by every thread block.
  */
 #ifndef VIDEOSSM_KERNELS_SELECTIVE_SCAN_CUH
@@ -18,9 +18,11 @@ constexpr int SELECTIVE_THREADS = 128;
 constexpr int ITEMS = 16;             // tokens of a lane
 constexpr int LANE_STRIDE = ITEMS + 4;  // numbers in shared memory: so lanes that load 4 at once meet in no bank
 
-/* Of a thread block. */
+/* Of a thread block. Lanes of a warp side by side have the same tokens of its channels, one after the other: what they
+ * load of B and C is the same, and is fetched once. */
 template <int LANES>
 struct SelectiveShape {
+    static constexpr int WARP_CHANNELS = WARP / LANES;
     static constexpr int CHANNELS = SELECTIVE_THREADS / LANES;
     static constexpr int TOKENS = LANES * ITEMS;          // of a chunk
     static constexpr int STATES = SELECTIVE_THREADS / LANES;  // of which B and C are in shared memory
@@ -44,8 +46,8 @@ struct Channel {
         const int groups = (task.channels + Shape::CHANNELS - 1) / Shape::CHANNELS;
         batch = static_cast<int>(blockIdx.x) / groups;
         first = static_cast<int>(blockIdx.x) % groups * Shape::CHANNELS;
-        lane = thread % LANES;
-        own = thread / LANES;
+        lane = thread % WARP / Shape::WARP_CHANNELS;
+        own = thread / WARP * Shape::WARP_CHANNELS + thread % Shape::WARP_CHANNELS;
         exists = first + own < task.channels;
         number = exists ? first + own : 0;
     }
@@ -96,8 +98,8 @@ __device__ __forceinline__ void load_four(float (&x)[4], const float* from) {
 /* One state of a channel over a chunk: from `state` before to `state` after it, and its part of y. `A` is that of the
  * state times log2(e); `B` and `C` are at the lane's tokens. */
 template <int LANES>
-__device__ __forceinline__ void scan_state(Items& items, float A, const float* B, const float* C, float* state, int lane,
-                                           bool wanted) {
+__device__ __forceinline__ void scan_state(Items& items, float A, const float* B, const float* C, float* state,
+                                           int lane, bool wanted) {
     float decay[ITEMS], added[ITEMS], end = 0;
 #pragma unroll
     for (int i = 0; i < ITEMS; i += 4) {
@@ -110,6 +112,10 @@ __device__ __forceinline__ void scan_state(Items& items, float A, const float* B
             end = fmaf(decay[i + j], end, added[i + j]);
         }
     }
+    constexpr int APART = SelectiveShape<LANES>::WARP_CHANNELS;  // the lanes of a channel
+    const auto from_before = [](float x, int lanes) {
+        return __shfl_up_sync(FULL_WARP, x, static_cast<unsigned>(lanes * APART));
+    };
     float span = exp2_fast(items.steps * A);  // better than the product of 16 rounded factors
     const float first = *state;
     if (lane == 0) {
@@ -117,14 +123,13 @@ __device__ __forceinline__ void scan_state(Items& items, float A, const float* B
     }
 #pragma unroll
     for (int step = 1; step < LANES; step *= 2) {
-        const float end_before = __shfl_up_sync(FULL_WARP, end, static_cast<unsigned>(step), LANES);
-        const float span_before = __shfl_up_sync(FULL_WARP, span, static_cast<unsigned>(step), LANES);
+        const float end_before = from_before(end, step), span_before = from_before(span, step);
         if (lane >= step) {
             end = fmaf(span, end_before, end);
             span *= span_before;
         }
     }
-    const float end_before = __shfl_up_sync(FULL_WARP, end, 1, LANES);
+    const float end_before = from_before(end, 1);
     if (lane == LANES - 1) {
         *state = end;
     }
@@ -229,13 +234,13 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS, 4) selective_scan(const Sel
                 load_tile<T, LANES>(tile_C, task.C, task, first, chunk);
             }
             __syncthreads();
-            const int thread = recomputed(static_cast<int>(threadIdx.x)), lane = thread % LANES;
-            const int states_row = thread / LANES * row + first, count = min(Shape::STATES, task.state_dim - first);
+            const Channel<T, LANES> channel(task);
+            const int states_row = channel.own * row + first, count = min(Shape::STATES, task.state_dim - first);
 #pragma unroll 1
             for (int i = 0; i < count; ++i) {
-                const int from = i * Shape::ROW + lane * LANE_STRIDE;
-                scan_state<LANES>(items, A[states_row + i], tile_B + from, tile_C + from, states + states_row + i, lane,
-                                  task.y != nullptr);
+                const int from = i * Shape::ROW + channel.lane * LANE_STRIDE;
+                scan_state<LANES>(items, A[states_row + i], tile_B + from, tile_C + from, states + states_row + i,
+                                  channel.lane, task.y != nullptr);
             }
         }
         if (task.y) {

@@ -9,16 +9,16 @@
 
 namespace videossm {
 
-/* Warps of a multiprocessor below which a channel gets a whole warp: more lanes in a row cost more steps of the scan over
- * lanes, and only pay where multiprocessors would be idle. */
-constexpr int WARPS_WANTED = 4;
+/* Warps of a multiprocessor, which has room for 16, below which a channel gets more lanes: they cost more steps of the
+ * scan over lanes, and pay where there are too few warps to wait for each other's numbers. */
+constexpr int WARPS_WANTED = 12;
 
 template <typename T, int LANES>
 videossm_status launch_selective_scan(const SelectiveScanTask<T>& task, cudaStream_t stream) {
     using Shape = SelectiveShape<LANES>;
     const int groups = (task.channels + Shape::CHANNELS - 1) / Shape::CHANNELS;
-    const LaunchSizes sizes = {dim3(static_cast<unsigned>(task.batch) * static_cast<unsigned>(groups)), SELECTIVE_THREADS,
-                               static_cast<size_t>(Shape::shared_bytes(task.state_dim))};
+    const LaunchSizes sizes = {dim3(static_cast<unsigned>(task.batch) * static_cast<unsigned>(groups)),
+                               SELECTIVE_THREADS, Shape::shared_bytes(task.state_dim)};
     return launch("SelectiveScan's kernel", selective_scan<T, LANES>, task, sizes, stream);
 }
 
@@ -52,9 +52,13 @@ videossm_status selective_scan_on(const videossm_selective_scan_params& params, 
     if (const videossm_status status = count_multiprocessors(multiprocessors)) {
         return status;
     }
-    const int64_t warps = sequences * 8 / WARP;  // with 8 lanes a channel
-    return warps >= int64_t{WARPS_WANTED} * multiprocessors ? launch_selective_scan<T, 8>(task, stream)
-                                                            : launch_selective_scan<T, 32>(task, stream);
+    const auto enough = [&](int lanes) {
+        return sequences * lanes >= int64_t{WARPS_WANTED} * WARP * multiprocessors;
+    };
+    if (enough(8)) {
+        return launch_selective_scan<T, 8>(task, stream);
+    }
+    return enough(16) ? launch_selective_scan<T, 16>(task, stream) : launch_selective_scan<T, 32>(task, stream);
 }
 
 }  // namespace videossm

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "plugins_trt"
 FOLDER = ROOT / "build" / "tests" / "plugins_trt"
 COMPILERS = ("c++", "g++", "clang++")
+
+sys.path.append(str(ROOT / "benchmarks"))  # whose cases and checks of the scans are the tests', too
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +48,12 @@ def cpu_library_path(build_target: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def cpu_library(cpu_library_path: Path) -> ScanLibrary:
     return ScanLibrary(cpu_library_path)
+
+
+@pytest.fixture(scope="session")
+def emulated_library(build_target: Callable[[str], Path]) -> ScanLibrary:
+    """The CUDA kernels compiled for the host, see emulator/emulator.h."""
+    return ScanLibrary(build_target("videossm_scans_emulated") / "libvideossm_scans_emulated.so")
 
 
 def _run(*command: object) -> None:

@@ -123,11 +123,11 @@ struct cudaLaunchConfig_t {
     cudaStream_t stream = nullptr;
 };
 
+namespace emulator {
 /* What devices of sm_86, 89 and 120 give a thread block at most, and what all give without being asked. */
 constexpr size_t SHARED_BYTES_AT_MOST = 99 << 10;
 constexpr size_t SHARED_BYTES_UNASKED = 48 << 10;
 
-namespace emulator {
 inline std::map<const void*, size_t>& shared_bytes_asked() {
     static std::map<const void*, size_t> asked;
     return asked;
@@ -136,7 +136,7 @@ inline std::map<const void*, size_t>& shared_bytes_asked() {
 
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
-    if (bytes < 0 || static_cast<size_t>(bytes) > SHARED_BYTES_AT_MOST) {
+    if (bytes < 0 || static_cast<size_t>(bytes) > emulator::SHARED_BYTES_AT_MOST) {
         return cudaErrorInvalidValue;
     }
     emulator::shared_bytes_asked()[reinterpret_cast<const void*>(kernel)] = static_cast<size_t>(bytes);
@@ -144,10 +144,13 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
 }
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
     const auto asked = emulator::shared_bytes_asked().find(reinterpret_cast<const void*>(kernel));
-    const size_t limit = asked == emulator::shared_bytes_asked().end() ? SHARED_BYTES_UNASKED : asked->second;
-    if (config->dynamicSmemBytes > limit || config->gridDim.y > 65535) {
+    const bool unasked = asked == emulator::shared_bytes_asked().end();
+    const size_t limit = unasked ? emulator::SHARED_BYTES_UNASKED : asked->second;
+    const dim3& grid = config->gridDim;
+    if (config->dynamicSmemBytes > limit || grid.x > INT32_MAX || grid.y > UINT16_MAX || grid.z > UINT16_MAX) {
         return cudaErrorInvalidValue;
     }
     emulator::launch(config->gridDim, config->blockDim, config->dynamicSmemBytes, [&] { kernel(arguments...); });

@@ -258,7 +258,7 @@ void launch(Dim grid, Dim block, size_t shared_bytes, const std::function<void()
         for (size_t i = 0; i < threads; ++i) {
             Fiber& fiber = fibers[i];
             const unsigned thread = static_cast<unsigned>(i);
-            fiber.place = {{thread, 0, 0}, index, block, grid, static_cast<int>(i % LANES), shared_bytes, shared->begin()};
+            fiber.place = {{thread, 0, 0}, index, block, grid, static_cast<int>(i % LANES), shared->begin()};
             set_up(fiber, stacks[i]);
         }
         run_block(random);

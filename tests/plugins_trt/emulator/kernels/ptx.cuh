@@ -1,9 +1,11 @@
 /* The twin of plugins_trt/kernels/ptx.cuh for the emulator: the same functions as the PTX manual describes the
- * instructions. Products are summed exactly and cut off towards 0, as tensor cores do. */
+ * instructions. Where it leaves open how tensor cores round, this is as coarse as any that has been measured. */
 #ifndef VIDEOSSM_KERNELS_PTX_CUH
 #define VIDEOSSM_KERNELS_PTX_CUH
 
 #include <cuda_runtime.h>
+
+#include <algorithm>
 
 #include "kernels/types.cuh"
 
@@ -45,7 +47,8 @@ inline float to_float(Half x) {
     if (exponent == 0x1f) {
         return mantissa ? NAN : sign * INFINITY;
     }
-    return sign * std::ldexp(static_cast<float>(exponent ? mantissa + 0x400 : mantissa), exponent ? exponent - 25 : -24);
+    const int units = exponent ? mantissa + 0x400 : mantissa;
+    return sign * std::ldexp(static_cast<float>(units), exponent ? exponent - 25 : -24);
 }
 
 inline float to_float(BFloat16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
@@ -66,14 +69,38 @@ inline uint32_t pack<BFloat16>(float low, float high) {
 /* To the nearest and, in between, away from 0. */
 inline float to_tf32(float x) { return __uint_as_float((__float_as_uint(x) + 0x1000) & 0xffffe000); }
 
+/* A unit of the last place too low, always: a device may be off by two, now this way and now that. */
 inline float exp2_fast(float x) {
     const float value = std::exp2(x);
-    return value < 0x1p-126f ? 0 : value;
+    if (value < 0x1p-126f) {
+        return 0;
+    }
+    return x == 0 || std::isinf(value) ? value : std::nextafterf(value, 0);
 }
 
 inline float cut_off(double x) {
     const float nearest = static_cast<float>(x);
     return std::fabs(static_cast<double>(nearest)) > std::fabs(x) ? std::nextafterf(nearest, 0) : nearest;
+}
+
+/* The sum as tensor cores take it: no addend counts below 2^-24 of the largest's power of two, and all are cut off. */
+template <size_t N>
+float sum_on_tensor_core(const double (&addends)[N]) {
+    double largest = 0, sum = 0;
+    for (const double x : addends) {
+        largest = std::max(largest, std::fabs(x));
+        sum += x;
+    }
+    if (!std::isfinite(sum) || largest == 0) {
+        return static_cast<float>(sum);
+    }
+    const int lost = std::ilogb(largest) - 24;
+    const double scale = std::ldexp(1.0, -lost);
+    int64_t units = 0;
+    for (const double x : addends) {
+        units += static_cast<int64_t>(x * scale);
+    }
+    return cut_off(std::ldexp(static_cast<double>(units), lost));
 }
 
 /* What a lane brings to a product of [16, K] and [K, 8], and takes from it. */
@@ -118,11 +145,12 @@ void multiply_matrices(const emulator::Lanes& lanes) {
     for (int lane = 0; lane < emulator::LANES; ++lane) {
         float* c = static_cast<const Product<K>*>(lanes[static_cast<size_t>(lane)])->c;
         for (int e = 0; e < 4; ++e) {
-            double sum = c[e];
+            double addends[K + 1];
             for (int k = 0; k < K; ++k) {
-                sum += a[lane / 4 + 8 * (e / 2)][k] * b[k][2 * (lane % 4) + e % 2];
+                addends[k] = a[lane / 4 + 8 * (e / 2)][k] * b[k][2 * (lane % 4) + e % 2];
             }
-            c[e] = cut_off(sum);
+            addends[K] = c[e];
+            c[e] = sum_on_tensor_core(addends);
         }
     }
 }
