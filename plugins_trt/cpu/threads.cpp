@@ -1,6 +1,7 @@
 #include "cpu/threads.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #include "common/checks.h"
 
@@ -67,8 +69,9 @@ public:
         {
             const std::lock_guard<std::mutex> lock(mutex);
             current = &job;
-            places = std::min(threads - 1, workers);
+            places = std::min(threads - 1, workers());
             joined = 0;
+            keep_off_this_cpu();
         }
         wake.notify_all();
         job.work(0);
@@ -81,22 +84,45 @@ public:
     }
 
 private:
-    void grow(int wanted) {
-        if (workers >= wanted) {
+    int workers() const { return static_cast<int>(handles.size()); }
+
+    /* A worker that last ran where the caller now runs would wake there, behind it in the queue, and some
+     * schedulers take as long as a scan to move it: so its processors are the caller's but for this one. */
+    void keep_off_this_cpu() {
+#if defined(__linux__)
+        const int here = sched_getcpu();
+        cpu_set_t allowed;
+        if (here == caller_cpu || sched_getaffinity(0, sizeof allowed, &allowed) != 0) {
             return;
         }
+        caller_cpu = here;
+        CPU_CLR(static_cast<size_t>(here), &allowed);
+        if (CPU_COUNT(&allowed) > 0) {
+            for (const pthread_t worker : handles) {
+                pthread_setaffinity_np(worker, sizeof allowed, &allowed);
+            }
+        }
+#endif
+    }
+
+    void grow(int wanted) {
+        if (workers() >= wanted) {
+            return;
+        }
+        caller_cpu = -1;
         // Signals are for the threads of the program: Python, for one, sleeps on where another thread takes
         // one.
         sigset_t all, before;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
-        while (workers < wanted) {
+        while (workers() < wanted) {
             try {
-                std::thread([this] { serve(); }).detach();
+                std::thread worker([this] { serve(); });
+                handles.push_back(worker.native_handle());
+                worker.detach();
             } catch (const std::system_error&) {
                 break;  // the system has no more threads: those that there are do the work
             }
-            ++workers;
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
@@ -121,7 +147,8 @@ private:
     std::mutex mutex;  // over all below
     std::condition_variable wake, done;
     Job* current = nullptr;
-    int workers = 0, places = 0, joined = 0, at_work = 0;
+    std::vector<pthread_t> handles;  // of the workers
+    int places = 0, joined = 0, at_work = 0, caller_cpu = -1;
 };
 
 /* Never destroyed: its threads wait on it until the process ends. A forked child has none of them, so it
