@@ -84,7 +84,8 @@ class ShadowBackend:
         on_run: Callable[[str, Tensors, Tensors, Tensors], None],
     ) -> None:
         self._first, self._second, self._files, self._on_run = first, second, files, on_run
-        self.buffer, self.copy = first.buffer, first.copy
+        self.device, self.buffer, self.copy = first.device, first.buffer, first.copy
+        self.stopwatch, self.usage = first.stopwatch, first.usage
 
     def load(self, name: str, spec: EngineSpec, file: Path) -> Engine:
         engine = self._first.load(name, spec, file)

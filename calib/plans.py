@@ -102,7 +102,8 @@ def write_quantized(plan: Plan, calibration: Calibration, chosen: Collection[str
         if name in QUANTISED_ENGINES:
             save_graph(quantized_graph(plan, name, calibration, chosen), folder / spec.file)
         else:
-            _share_graph(plan.path / spec.file, folder)
+            for file in graph_files(plan.path / spec.file):
+                share(plan.path / file, folder / file)
     calibration.save(folder / CALIBRATION_FILE)
     _finish(plan, folder, precision=calibration.precision)
 
@@ -157,8 +158,8 @@ def _check_channels(linears: Sequence[Linear], channel_amax: Mapping[str, Any]) 
             )
 
 
-def _share_graph(file: Path, folder: Path) -> None:
-    """The same graph with its weights in another plan, without a copy where the file system can."""
+def graph_files(file: Path) -> list[str]:
+    """The names of an ONNX file and of those that hold its weights, all in one folder."""
     model = onnx.load(file, load_external_data=False)
     outside = {
         entry.value
@@ -167,11 +168,11 @@ def _share_graph(file: Path, folder: Path) -> None:
         for entry in t.external_data
         if entry.key == "location"
     }
-    for name in (file.name, *sorted(outside)):
-        _share(file.with_name(name), folder / name)
+    return [file.name, *sorted(outside)]
 
 
-def _share(source: Path, target: Path) -> None:
+def share(source: Path, target: Path) -> None:
+    """The same file under another name, without a copy where the file system can."""
     try:
         os.link(source, target)
     except OSError:
@@ -179,7 +180,7 @@ def _share(source: Path, target: Path) -> None:
 
 
 def _finish(plan: Plan, folder: Path, **changes: Any) -> None:
-    _share(plan.tokenizer_file, folder / plan.tokenizer_file.name)
+    share(plan.tokenizer_file, folder / plan.tokenizer_file.name)
     write_manifest(folder, {**_values(plan), **changes})
 
 

@@ -1,70 +1,55 @@
-"""`videossm-export`: a checkpoint or a preset becomes a plan."""
+"""`videossm-export`: a checkpoint or a preset becomes a plan, and a plan of ONNX graphs one of TensorRT's engines."""
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from videossm.calib.cli.options import CalibrationOptions, calibration_options
 from videossm.export.output import check_out, new_plan
-from videossm.export.precision import QUANTISED, PrecisionOptions, check_precision, make_precision
-from videossm.runtime.cli import Command, print_json, progress
-from videossm.runtime.errors import BackendError, UserError
+from videossm.export.precision import PrecisionOptions, check_precision
+from videossm.export.stages import (
+    Report,
+    VerificationError,
+    build_engines,
+    lower_graphs,
+    trace_graphs,
+    verify_graphs,
+)
+from videossm.export.target import BACKENDS, PRECISIONS, Target
+from videossm.export.tensorrt.options import TensorRtOptions, tensorrt_options
+from videossm.runtime import Plan
+from videossm.runtime.cli import Command
+from videossm.runtime.errors import UserError
+from videossm.runtime.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and a wrong option do without
-    from videossm.export.build import BuildOptions
     from videossm.export.source import Source
     from videossm.models.model import VideoModel
 
-LOWERINGS = ("contrib", "standard")
-LATER_RUNTIME = (1, 24)  # since when ONNX Runtime has LinearAttention, and Q/DQ of opset 23
-BACKENDS = {  # the module of each, and the extra that installs it
-    "onnxruntime": ("onnxruntime", "export"),
-    "tensorrt": ("tensorrt", "trt"),
-    "tensorrt-rtx": ("tensorrt_rtx", "rtx"),
-}
-PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
-RUNNABLE = {"onnxruntime": PRECISIONS}  # what export can make today
-
-
-class VerificationError(Exception):
-    """The plan does not compute what the model does: a defect of the exporter, not of the input."""
-
-
-@dataclass
-class Report:
-    """What `--json` prints."""
-
-    plan: str
-    name: str
-    precision: str
-    backend: str
-    lowering: str
-    parameters: int
-    size_bytes: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)  # by stage
-    chunk_errors: list[float] = field(default_factory=list)  # relative, of the latents; empty without --verify
-    pixel_errors: list[int] = field(default_factory=list)  # largest of each chunk, of 255
-    tolerance: float | None = None  # of chunk_errors
-    accuracy: dict[str, str | int | float] = field(default_factory=dict)  # the summary of report.json
+# What may be said of a plan whose graphs are there already: all else shapes the graphs.
+OF_ENGINES = {"checkpoint", "out", "backend", "dry_run", "as_json", *(field.name for field in fields(TensorRtOptions))}
+GRAPHS = Path("onnx.plan")  # where the printed commands take the graphs from that are not kept
 
 
 @click.command(cls=Command)
-@click.argument("checkpoint", metavar="CHECKPOINT|PRESET")
+@click.argument("checkpoint", metavar="CHECKPOINT|PRESET|PLAN")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), default="engine.plan", show_default=True)
 @click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
 @click.option("--backend", default="onnxruntime", show_default=True, help=f"One of {', '.join(BACKENDS)}.")
 @click.option(
     "--lowering",
-    help="Of the scans: contrib, the fastest and the default where ONNX Runtime has it (1.24), or standard operators.",
+    help="Of the scans. onnxruntime: contrib, the fastest and the default where it is there (1.24), or standard "
+    "operators; tensorrt: standard or, with --plugins, plugin; tensorrt-rtx: standard.",
 )
+@tensorrt_options
 @click.option("--opset", default=23, show_default=True, help="Of standard ONNX; 23 to 25.")
 @click.option("--height", type=int, help="Pixels; the checkpoint's if not given.")
 @click.option("--width", type=int, help="Pixels; the checkpoint's if not given.")
@@ -98,6 +83,7 @@ def export(
     precision: str,
     backend: str,
     lowering: str | None,
+    engines: TensorRtOptions,
     opset: int,
     height: int | None,
     width: int | None,
@@ -116,9 +102,15 @@ def export(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Exports CHECKPOINT (a .safetensors file) or PRESET to one plan that runs without PyTorch."""
-    lowering = lowering or _default_lowering()
-    _check_target(precision, backend, lowering, opset)
+    """Exports CHECKPOINT (a .safetensors file) or PRESET to one plan that runs without PyTorch.
+
+    With --backend tensorrt or tensorrt-rtx also a PLAN of ONNX graphs, which is built as it is.
+    """
+    if _is_plan(checkpoint):
+        _build_plan(context, Path(checkpoint), out, backend, engines, dry_run, as_json)
+        return
+    target = Target(precision, backend, lowering, engines, opset)
+    target.check()
     if layers is not None and not random_weights:
         raise UserError("--layers: got it with a checkpoint's weights, expected --random-weights beside it; add it")
     if verify_chunks is not None and verify_chunks < 1:
@@ -126,41 +118,93 @@ def export(
     wanted = PrecisionOptions(precision, calibration, calibrating, max_error, report)
     check_precision(wanted)
     check_out(out)
-    with _input_errors():
-        from videossm.export.build import BuildOptions
-        from videossm.export.source import find_source
-
-        started = time.perf_counter()
-        source = find_source(checkpoint, random_weights)
-        config = source.config.replace(
-            **_given(height=height, width=width, batch=batch),
-            window=_given(chunk_frames=chunk_frames, window_frames=window_frames, sink_frames=sink_frames),
-            transformer=_given(layers=layers),
-        )
-        model = source.load(config)
-    parameters = sum(p.numel() for p in model.parameters())
-    done = Report(str(out), config.name, precision, backend, lowering, parameters)
+    window = _given(chunk_frames=chunk_frames, window_frames=window_frames, sink_frames=sink_frames)
+    geometry = _given(height=height, width=width, batch=batch) | {"window": window}
+    done = Report(str(out), "", precision, backend, target.plan_lowering, None)
+    with done.stage("export"):
+        source, model = _load(checkpoint, random_weights, geometry | {"transformer": _given(layers=layers)})
+    done.name, done.parameters = model.config.name, sum(p.numel() for p in model.parameters())
     if dry_run:
-        _finish(done, as_json, f"would write {out}: {config.name}, {parameters / 1e6:.1f} M parameters, {precision}")
+        line = f"would write {out}: {done.name}, {done.parameters / 1e6:.1f} M parameters, {backend}, {precision}"
+        done.finish(as_json, line)
         return
     try:
         with new_plan(out) as folder:
-            fp32 = folder if precision == "fp32" else folder.with_name("fp32")
-            fp32.mkdir(exist_ok=True)
-            _build(done, model, source, BuildOptions(backend, lowering, opset), fp32)
-            done.seconds["export"] = time.perf_counter() - started
+            graphs = folder.with_name("onnx") if target.builds else folder
+            fp32 = graphs if precision == "fp32" else folder.with_name("fp32")
+            for place in (graphs, fp32):
+                place.mkdir(exist_ok=True)
+            with done.stage("export"):
+                trace_graphs(model, source, target, fp32)
             if verify:
-                _verify(done, fp32, model, verify_chunks, quiet=as_json)
+                with done.stage("verify"):
+                    verify_graphs(done, fp32, model, verify_chunks, quiet=as_json)
+            del model  # two plans are about to be held in memory
             if precision != "fp32":
-                del model  # two plans are about to be held in memory
-                started = time.perf_counter()
-                done.accuracy = make_precision(wanted, fp32, folder)
-                done.seconds["precision"] = time.perf_counter() - started
-            done.size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+                with done.stage("precision"):
+                    lower_graphs(done, wanted, fp32, graphs)
+            if target.builds:
+                with done.stage("build"):
+                    build_engines(done, Plan.open(graphs), target, folder, GRAPHS)
+            done.size_bytes = _size_bytes(folder)
     except VerificationError as error:
         click.echo(str(error), err=True)
         context.exit(1)
-    _finish(done, as_json, f"{out}: {done.size_bytes / 1e6:.1f} MB in {sum(done.seconds.values()):.0f} s")
+    done.finish(as_json, f"{out}: {done.size_bytes / 1e6:.1f} MB in {sum(done.seconds.values()):.0f} s")
+
+
+def _is_plan(name: str) -> bool:
+    return os.path.isfile(os.path.join(name, MANIFEST_FILE))  # False, too, for a name that no file can have
+
+
+def _build_plan(
+    context: click.Context,
+    path: Path,
+    out: Path,
+    backend: str,
+    engines: TensorRtOptions,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Engines of a plan's ONNX graphs, in its precision."""
+    from videossm.export.tensorrt.build import check_source
+
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in OF_ENGINES and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise UserError(
+                f"{parameter.opts[0]}: got it with a plan, whose graphs are built as they are, expected a checkpoint "
+                "or preset; leave it out"
+            )
+    plan = Plan.open(path)
+    check_source(plan)
+    manifest = plan.manifest
+    target = Target(manifest.precision, backend, None, engines)
+    if not target.builds:
+        raise UserError(f"--backend: got {backend} with a plan, expected tensorrt or tensorrt-rtx; choose one")
+    lowering = "plugin" if engines.plugins else manifest.lowering
+    target.check_backend(lowering)
+    check_out(out)
+    if out.resolve() == plan.path.resolve():
+        raise UserError(f"-o: got {out}, whose graphs are built, expected another name; choose one")
+    done = Report(str(out), manifest.name, manifest.precision, backend, lowering, None)
+    if dry_run:
+        done.finish(as_json, f"would write {out}: {manifest.name}, {backend}, {manifest.precision}")
+        return
+    with new_plan(out) as folder:
+        with done.stage("build"):
+            build_engines(done, plan, target, folder, plan.path)
+        done.size_bytes = _size_bytes(folder)
+    done.finish(as_json, f"{out}: {done.size_bytes / 1e6:.1f} MB in {done.seconds['build']:.0f} s")
+
+
+def _load(checkpoint: str, random_weights: bool, changes: dict[str, Any]) -> tuple[Source, VideoModel]:
+    """The model that the user names, its config changed."""
+    with _input_errors():
+        from videossm.export.source import find_source
+
+        source = find_source(checkpoint, random_weights)
+        return source, source.load(source.config.replace(**changes))
 
 
 @contextmanager
@@ -177,88 +221,8 @@ def _input_errors() -> Iterator[None]:
         raise UserError(str(error)) from None
 
 
-def _default_lowering() -> str:
-    """`contrib` needs the operator LinearAttention of the ONNX Runtime that will run the plan: most likely this one."""
-    return "contrib" if _has_later_runtime() else "standard"
-
-
-def _has_later_runtime() -> bool:
-    from onnxruntime import __version__
-
-    major, minor, *_ = __version__.split(".")
-    return (int(major), int(minor)) >= LATER_RUNTIME
-
-
-def _check_target(precision: str, backend: str, lowering: str, opset: int) -> None:
-    """Raises UserError or BackendError for a target that export cannot make, before anything is loaded."""
-    for option, got, known in (
-        ("--precision", precision, PRECISIONS),
-        ("--backend", backend, tuple(BACKENDS)),
-        ("--lowering", lowering, LOWERINGS),
-    ):
-        if got not in known:
-            raise UserError(f"{option}: got {got}, expected one of {', '.join(known)}; choose one")
-    if backend not in RUNNABLE:
-        module, extra = BACKENDS[backend]
-        why = "which this version cannot build for"
-        if find_spec(module) is None:
-            why = f"which is not installed (pip install 'videossm[{extra}]')"
-        raise BackendError(
-            f"--backend: got {backend}, {why}, expected {', '.join(RUNNABLE)}; choose --backend onnxruntime"
-        )
-    if precision not in RUNNABLE[backend]:
-        runnable = ", ".join(RUNNABLE[backend])
-        raise UserError(f"--precision: got {precision}, which {backend} cannot run, expected {runnable}; choose it")
-    if precision in QUANTISED and not _has_later_runtime():
-        later = ".".join(map(str, LATER_RUNTIME))
-        raise BackendError(
-            f"--precision: got {precision} with an ONNX Runtime that cannot run it, expected {later} or later; "
-            "upgrade onnxruntime, which needs Python 3.11, or choose fp32"
-        )
-    if opset not in range(23, 26):
-        raise UserError(f"--opset: got {opset}, expected 23 to 25; choose one")
-
-
-def _build(report: Report, model: VideoModel, source: Source, options: BuildOptions, folder: Path) -> None:
-    from videossm.export.build import build_plan
-
-    with progress(4 if model.config.transformer.memory else 3, "engine") as bar:
-
-        def on_engine(name: str) -> None:
-            bar.set_postfix_str(name)
-            bar.update()
-
-        build_plan(model, source.tokenizer, options, folder, on_engine)
-
-
-def _verify(report: Report, folder: Path, model: VideoModel, chunks: int | None, quiet: bool) -> None:
-    from videossm.export.verify import PIXEL_TOLERANCE, TOLERANCE, chunks_to_verify, verify
-    from videossm.runtime import Plan
-
-    started = time.perf_counter()
-    plan = Plan.open(folder)
-    report.tolerance = TOLERANCE
-    for error in verify(plan, model, chunks or chunks_to_verify(plan)):
-        report.chunk_errors.append(error.latent)
-        report.pixel_errors.append(error.pixels)
-        line = f"chunk {error.index}: relative error {error.latent:.1e}, pixels differ by {error.pixels}"
-        if not error.small:
-            raise VerificationError(
-                f"verify: got {line}, expected at most {TOLERANCE:.0e} and {PIXEL_TOLERANCE}; "
-                "nothing was written: report it, or pass --no-verify"
-            )
-        if not quiet:
-            click.echo(line, err=True)
-    report.seconds["verify"] = time.perf_counter() - started
-
-
-def _finish(report: Report, as_json: bool, line: str) -> None:
-    if as_json:
-        print_json(vars(report))
-    else:
-        for label, value in report.accuracy.items():
-            click.echo(f"{label:<22} {value}", err=True)
-        click.echo(line, err=True)
+def _size_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _given(**options: Any) -> dict[str, Any]:

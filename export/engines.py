@@ -31,8 +31,29 @@ class EngineSpec:
 
 def engine_specs(model: VideoModel) -> list[EngineSpec]:
     """The engines of `model`, in the order in which a chunk's data meets them."""
-    specs = [_text_encoder(model), _step(model), _memory(model.config), _decoder(model)]
+    specs = [_text_encoder(model), _step(model), memory_spec(model.config), _decoder(model)]
     return [spec for spec in specs if spec is not None]
+
+
+def memory_spec(config: ModelConfig) -> EngineSpec | None:
+    """The memory engine, of which there is one where the model has a memory; it has no weights."""
+    transformer = config.transformer
+    if not transformer.memory:
+        return None
+    tokens = config.chunk_tokens
+    evicted = [
+        example
+        for _ in range(transformer.layers)
+        for example in (_heads(config, tokens), _heads(config, tokens), _gate(config), _gate(config))
+    ]
+    return EngineSpec(
+        "memory",
+        MemoryUpdate(),
+        (evicted, [_square(config) for _ in range(transformer.layers)]),
+        _of_layers(config, "evicted", ("key", "value", "decay", "beta"))
+        + [f"memory.{i}" for i in range(transformer.layers)],
+        [f"memory_next.{i}" for i in range(transformer.layers)],
+    )
 
 
 def wiring(config: ModelConfig) -> dict[str, Any]:
@@ -101,26 +122,6 @@ def _step(model: VideoModel) -> EngineSpec:
         inputs,
         names,
         [contract.LATENT_NEXT, *_of_layers(config, "present", kinds)],
-    )
-
-
-def _memory(config: ModelConfig) -> EngineSpec | None:
-    transformer = config.transformer
-    if not transformer.memory:
-        return None
-    tokens = config.chunk_tokens
-    evicted = [
-        example
-        for _ in range(transformer.layers)
-        for example in (_heads(config, tokens), _heads(config, tokens), _gate(config), _gate(config))
-    ]
-    return EngineSpec(
-        "memory",
-        MemoryUpdate(),
-        (evicted, [_square(config) for _ in range(transformer.layers)]),
-        _of_layers(config, "evicted", ("key", "value", "decay", "beta"))
-        + [f"memory.{i}" for i in range(transformer.layers)],
-        [f"memory_next.{i}" for i in range(transformer.layers)],
     )
 
 

@@ -1,8 +1,9 @@
 """Runs plans: `Plan.open(path)`, `Rollout(plan, prompt)`, and chunks of frames without end."""
 
+from videossm.runtime.chunk import Chunk
 from videossm.runtime.errors import BackendError, PlanError, PromptError, SinkError, StateError, UserError
 from videossm.runtime.plan import Plan
-from videossm.runtime.rollout import Chunk, Rollout, Snapshot
+from videossm.runtime.rollout import Rollout, Snapshot
 
 __all__ = [
     "BackendError",

@@ -56,7 +56,10 @@ def _check_stream(manifest: Manifest) -> None:
 
 def _check_files(manifest: Manifest) -> None:
     needed = {TOKENIZER_FILE: "tokenizer"}
-    needed |= {engine.file: f"engines.{name}.file" for name, engine in manifest.engines.items()}
+    for name, engine in manifest.engines.items():
+        needed[engine.file] = f"engines.{name}.file"
+        if engine.weights is not None:
+            needed[engine.weights] = f"engines.{name}.weights"
     for file, field in needed.items():
         if file not in manifest.files:
             raise _fail("files", f"no {file}", f"what {field} names")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 
 class UserError(Exception):
     """Wrong input: a command line prints it as one line on stderr and exits with code 2."""
@@ -25,3 +28,24 @@ class BackendError(UserError):
 
 class SinkError(UserError):
     """An output that cannot be opened or written."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that a check found; as text the line that every error here has. `do` says how to mend it."""
+
+    what: str
+    got: str
+    expected: str
+    do: str
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.what}: got {self.got}, expected {self.expected}; {self.do}".split())
+
+
+class PreflightError(UserError):
+    """All that stands in the way of a build or a run, found before time was spent on it: a line each."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)

@@ -21,6 +21,7 @@ _BARE = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 FileName = Annotated[str, Field(pattern=rf"^{_BARE}$", max_length=200)]
 ListedFile = Annotated[str, Field(pattern=rf"^({REPORT_FOLDER}/)?{_BARE}$", max_length=200)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Architecture = Annotated[str, Field(pattern=r"^sm_[1-9][0-9]+$")]  # compute capability 8.9 is sm_89
 DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "uint8"]
 
 
@@ -46,11 +47,12 @@ class TensorSpec(_Part):
 
 
 class EngineSpec(_Part):
-    """One graph of the plan."""
+    """One graph of the plan. `weights`: the ONNX file with the weights of an engine that was built without its own."""
 
     file: FileName
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    weights: FileName | None = None
 
 
 class Stream(_Part):
@@ -121,14 +123,28 @@ class Engines(_Part):
         return [(name, engine) for name in type(self).model_fields if (engine := getattr(self, name)) is not None]
 
 
+class Target(_Part):
+    """The devices that TensorRT's engines were built for: `architectures`, and with `later` those that came after them.
+
+    `version_compatible`: later versions of TensorRT take the engines too, which bring code for that (and plugins).
+    `weight_streaming`: weights may stay in the host's memory.
+    """
+
+    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)]
+    later: bool = False
+    version_compatible: bool = False
+    weight_streaming: bool = False
+
+
 class Manifest(_Part):
-    """The whole of manifest.json."""
+    """The whole of manifest.json. `target` is null for ONNX graphs, which go wherever their backend does."""
 
     schema_version: Literal[1]
     name: Name
     precision: Name
     backend: Name
     lowering: Name
+    target: Target | None = None
     model: dict[str, Any]  # the model's config; the runtime does not read it
     stream: Stream
     sampler: Sampler

@@ -8,14 +8,13 @@ positions and rho.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videossm.runtime import contract
-from videossm.runtime.backends import Backend, Buffer, Engine, Pass
+from videossm.runtime.backends import Backend, Buffer, Engine, Pass, Transfer
 from videossm.runtime.manifest import Manifest, TensorSpec
 from videossm.runtime.window import Ring
 
@@ -39,11 +38,11 @@ class _Pair:
 
 
 class Passes:
-    """The engines over one rollout's buffers. `timings`: seconds inside each engine so far."""
+    """The engines over one rollout's buffers."""
 
     def __init__(self, manifest: Manifest, backend: Backend, engines: Mapping[str, Engine]) -> None:
         self._manifest, self._backend, self._engines = manifest, backend, engines
-        self.timings = dict.fromkeys(engines, 0.0)
+        self._watches = {name: backend.stopwatch() for name in engines}
         self.steps = len(manifest.sampler.sigmas)
         self._take_memory()
         self._bind()
@@ -100,11 +99,15 @@ class Passes:
         """The clean latent [B, F, C, h, w] in the chunk slot, a copy."""
         return self._chunk_slots[chunk_slot][contract.LATENT].read()
 
-    def decode(self) -> NDArray[np.uint8]:
-        """The clean chunk as frames [B, T, H, W, 3], a copy."""
+    def decode(self) -> Transfer:
+        """The clean chunk as frames [B, T, H, W, 3] uint8, on their way to the host."""
         self._run("decoder", self._decode[self._caches.side])
         self._caches.swap()
-        return self._frames[contract.FRAMES].read()
+        return self._frames[contract.FRAMES].read_later()
+
+    def timings(self) -> dict[str, float]:
+        """Seconds inside each engine so far; waits for what is queued."""
+        return {name: watch.seconds() for name, watch in self._watches.items()}
 
     def state(self) -> _Buffers:
         """All that the next chunk depends on, but for the prompt: window, memory and decoder caches."""
@@ -119,9 +122,10 @@ class Passes:
         return other
 
     def _run(self, engine: str, bound: Pass) -> None:
-        start = perf_counter()
+        watch = self._watches[engine]
+        watch.start()
         bound.run()
-        self.timings[engine] += perf_counter() - start
+        watch.stop()
 
     def _take_memory(self) -> None:
         manifest, backend = self._manifest, self._backend
@@ -195,7 +199,7 @@ class Passes:
         return self._engines["decoder"].bind(inputs, {**outputs, **self._frames})
 
     def _bind_memory(self) -> None:
-        """The memory engine reads the ring in place where a chunk slot is contiguous (batch 1), else a copy."""
+        """The memory engine reads the ring in place where a chunk slot is bindable, else a copy."""
         pairs = [(pair.present, pair.evicted) for pair in self._manifest.window if pair.evicted is not None]
         staging: _Buffers = {}
         for chunk_slot in self._chunk_slots:
@@ -203,7 +207,7 @@ class Passes:
             copies = []
             for present, name in pairs:
                 part = chunk_slot[present]
-                if part.contiguous:
+                if part.bindable:
                     evicted[name] = part
                     continue
                 if name not in staging:

@@ -13,7 +13,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from videossm.runtime.backends import Backend, open_backend
+from videossm.runtime.backends import Backend, DeviceUsage, open_backend
+from videossm.runtime.chunk import Chunk
 from videossm.runtime.errors import PromptError, StateError, UserError
 from videossm.runtime.noise import noise
 from videossm.runtime.passes import Passes
@@ -21,15 +22,6 @@ from videossm.runtime.plan import Plan
 from videossm.runtime.prompt import PromptTokenizer
 from videossm.runtime.state import StateHeader, check_tensors, load_state, save_state
 from videossm.runtime.window import Ring
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """`frames`: uint8 [T, H, W, 3], or [B, T, H, W, 3] for a plan of batch B > 1; the caller's to keep."""
-
-    index: int
-    start_s: float  # time of the first frame in the video
-    frames: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -65,14 +57,14 @@ class Rollout:
         plan: Plan,
         prompt: str | Sequence[str],
         seed: SupportsIndex | Sequence[SupportsIndex] = 0,
-        device: str = "cpu",
+        device: str | None = None,
         threads: int | None = None,
         backend: Backend | None = None,
+        provider: str | None = None,
     ) -> None:
         """`prompt` and `seed`: one for each stream of the batch (a single seed s stands for s, s + 1, ..).
 
-        `device` is `cpu` or `cuda:N`. `threads` are those of a CPU; None for the backend's own number.
-        `backend`: an open one, in place of the plan's own on `device`.
+        `device`, `threads`, `provider`: see `open_backend`. `backend`: an open one, in place of the plan's own.
         Raises PromptError, BackendError or, for a seed, UserError.
         """
         manifest = plan.manifest
@@ -83,7 +75,10 @@ class Rollout:
         self._pending: _Prompts | None = None
         self._prompts: _Prompts | None = None  # in force
         self.set_prompt(prompt)  # before the engines load: a wrong one is told at once
-        backend = backend or open_backend(manifest.backend, device, threads, manifest.precision)
+        if backend is None:
+            host_code = manifest.target is not None and manifest.target.version_compatible
+            backend = open_backend(manifest.backend, device, threads, manifest.precision, provider, host_code)
+        self._backend = backend
         engines = {name: backend.load(name, spec, plan.path / spec.file) for name, spec in manifest.engines.items()}
         self._passes = Passes(manifest, backend, engines)
         self._ring = Ring.of(manifest.stream)
@@ -95,7 +90,7 @@ class Rollout:
         return self
 
     def __next__(self) -> Chunk:
-        """The next chunk. After `cancel` it stops once; the call after that makes the same chunk anew."""
+        """The next chunk, queued. After `cancel` it stops once; the call after that makes the same chunk anew."""
         self._check_whole()
         self._stop_if_cancelled()
         self._switch_prompt()
@@ -141,8 +136,18 @@ class Rollout:
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds spent inside each engine so far."""
-        return self._passes.timings
+        """Seconds that each engine has taken so far, of the GPU's time if it runs there; waits for what is queued."""
+        return self._passes.timings()
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda:N`."""
+        return self._backend.device
+
+    @property
+    def device_usage(self) -> DeviceUsage | None:
+        """What the rollouts of this backend have taken of the GPU; None on a CPU."""
+        return self._backend.usage()
 
     def set_prompt(self, prompt: str | Sequence[str]) -> None:
         """Takes effect at the start of the next chunk; a wrong prompt raises PromptError here."""
@@ -180,15 +185,23 @@ class Rollout:
         save_state(path, self.plan, snapshot.header, snapshot.tensors)
 
     @classmethod
-    def resume(cls, plan: Plan, path: str | Path, device: str = "cpu", threads: int | None = None) -> Rollout:
+    def resume(
+        cls,
+        plan: Plan,
+        path: str | Path,
+        device: str | None = None,
+        threads: int | None = None,
+        provider: str | None = None,
+    ) -> Rollout:
         """The rollout as it was when `save` wrote `path`: its next chunks are bit-identical. Raises StateError."""
         header, tensors = load_state(path, plan)
-        rollout = cls(plan, header.next_prompts or header.prompts, header.seeds, device, threads)
+        prompts = header.next_prompts or header.prompts
+        rollout = cls(plan, prompts, header.seeds, device, threads, provider=provider)
         rollout._restore(f"state: {path}", Snapshot(header, tensors))
         return rollout
 
     def fork(self) -> Rollout:
-        """An independent rollout that goes on from the same state, over the same engines."""
+        """An independent rollout that goes on from the same state, over the same engines, in the same thread."""
         self._check_whole()
         other = copy.copy(self)
         other._passes = self._passes.fork()
@@ -264,8 +277,7 @@ class Rollout:
         self._passes.store(chunk_slot)
 
     def _decode(self) -> Chunk:
-        frames = self._passes.decode()
-        chunk = Chunk(self._chunk, self._chunk * self.plan.chunk_seconds, frames if len(frames) > 1 else frames[0])
+        chunk = Chunk(self._chunk, self._chunk * self.plan.chunk_seconds, self._passes.decode())
         self._chunk += 1
         self._torn = False
         return chunk

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("models", "export", "calib", "plugins_trt", "runtime")
-COMMANDS = {f"videossm-{name}" for name in ("bench", "calibrate", "compare", "export", "inspect", "run")}
+COMMANDS = {f"videossm-{name}" for name in ("bench", "calibrate", "compare", "doctor", "export", "inspect", "run")}
 WEIGHTS_BYTES = 16e6  # what git may hold
 FORBIDDEN = ("torch", "onnx", "onnxscript", "transformers", "videossm.calib", "videossm.export", "videossm.models")
 

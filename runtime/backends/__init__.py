@@ -1,12 +1,14 @@
 """What the rollout asks of whatever runs the engines, and the way to one by name.
 
-`Pass.run`, `Backend.copy` and `Buffer.write` take effect in the order of the calls, and may return before
-they are done; `Buffer.read` waits for all that came before it.
+`Pass.run`, `Backend.copy`, `Buffer.write` and `Buffer.read_later` take effect in the order of the calls, and may
+return before they are done; `Buffer.read` and `Transfer.wait` wait for all that came before them. A backend, its
+engines and their buffers belong to one thread at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +18,19 @@ from numpy.typing import DTypeLike, NDArray
 from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec
 
-_PLANNED = ("tensorrt", "tensorrt-rtx")
+TENSORRT = ("tensorrt", "tensorrt-rtx")
+PROVIDERS = ("cuda", "tensorrt", "nv-tensorrt-rtx")  # ONNX Runtime's, on a GPU
+
+
+class Transfer(Protocol):
+    """Values on their way to the host."""
+
+    @property
+    def ready(self) -> bool:
+        """Would `wait` return at once?"""
+
+    def wait(self) -> NDArray[Any]:
+        """The values, the same array every time, and the caller's to keep."""
 
 
 class Buffer(Protocol):
@@ -29,7 +43,8 @@ class Buffer(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
 
     @property
-    def contiguous(self) -> bool: ...
+    def bindable(self) -> bool:
+        """May an engine take it as it lies? A whole one always; a part, if it is contiguous and aligned."""
 
     def part(self, start: int, stop: int) -> Buffer:
         """`[:, start:stop]` over the same memory."""
@@ -40,23 +55,57 @@ class Buffer(Protocol):
     def read(self) -> NDArray[Any]:
         """A copy on the host, after all that was queued before."""
 
+    def read_later(self) -> Transfer:
+        """Queues what `read` does. What changes the buffer afterwards waits until it is copied, but not the host."""
+
 
 class Pass(Protocol):
-    """One engine over fixed buffers."""
+    """One engine over fixed buffers. No output is an input: what is read stays as it was."""
 
     def run(self) -> None:
         """Reads the inputs' buffers, fills the outputs' buffers, allocates nothing; may return before it is done."""
+
+
+class Stopwatch(Protocol):
+    """Adds up how long the device takes for what is queued between `start` and `stop`."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def seconds(self) -> float:
+        """The sum so far; waits for what is queued."""
 
 
 class Engine(Protocol):
     """A loaded graph; several rollouts may share it."""
 
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Pass:
-        """Every input and output by name; the buffers are contiguous."""
+        """Every input and output by name; the buffers are bindable."""
+
+
+@dataclass(frozen=True)
+class DeviceUsage:
+    """What a backend has taken of a GPU. None: its library takes that memory itself and does not say how much.
+
+    `used_bytes`: of the whole GPU, now, by all programs.
+    `pinned_bytes`: of the host, for copies to and from the device. `graphs`: CUDA graphs, each one pass.
+    `notes`: what is slower than it could be, and why.
+    """
+
+    used_bytes: int
+    weights_bytes: int | None
+    activations_bytes: int | None
+    buffers_bytes: int
+    pinned_bytes: int
+    graphs: int
+    notes: tuple[str, ...]
 
 
 class Backend(Protocol):
     """A device and what runs engines on it."""
+
+    device: str  # cpu or cuda:N
 
     def load(self, name: str, spec: EngineSpec, file: Path) -> Engine:
         """Raises BackendError when the engine cannot run here or is not what the manifest says."""
@@ -66,24 +115,41 @@ class Backend(Protocol):
     def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
         """Copies each (source, target), of equal shapes; may return before it is done."""
 
+    def stopwatch(self) -> Stopwatch: ...
 
-def open_backend(name: str, device: str = "cpu", threads: int | None = None, precision: str = "fp32") -> Backend:
-    """The backend that a manifest names, on `cpu` or `cuda:N`, for engines of the manifest's precision.
+    def usage(self) -> DeviceUsage | None:
+        """None on a CPU, where all is resident memory of the process."""
 
-    `threads` are those of a CPU; None for the backend's own number.
 
-    Raises BackendError: unknown, not in this version, not installed, or without the device.
+def open_backend(
+    name: str,
+    device: str | None = None,
+    threads: int | None = None,
+    precision: str = "fp32",
+    provider: str | None = None,
+    host_code: bool = False,
+) -> Backend:
+    """The backend that a manifest names, for engines of the manifest's precision.
+
+    `device`: `cpu` or `cuda:N`; None for the backend's own, which is the first GPU for TensorRT and else the CPU.
+    `threads` are those of a CPU; None for the backend's own number. `provider`: ONNX Runtime's on a GPU, `cuda` if
+    None. `host_code`: TensorRT's engines may bring code of their own, which runs here.
+
+    Raises BackendError: unknown, not installed, without the device, or an option that it does not have.
     """
     if name == "onnxruntime":
         from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(device, threads, precision)
-    if name in _PLANNED:
-        raise BackendError(
-            f"backend: got a plan for {name}, which this version cannot run yet; "
-            "export again with --backend onnxruntime"
-        )
-    raise BackendError(f"backend: got {name}, expected onnxruntime; export the plan again")
+        return OnnxRuntimeBackend(device or "cpu", threads, precision, provider)
+    if name not in TENSORRT:
+        expected = ", ".join(("onnxruntime", *TENSORRT))
+        raise BackendError(f"backend: got {name}, expected one of {expected}; export the plan again")
+    for option, value in (("threads", threads), ("provider", provider)):
+        if value is not None:
+            raise BackendError(f"{option}: got {value} for {name}, expected none, it is ONNX Runtime's; leave it out")
+    from videossm.runtime.backends.tensorrt.backend import TensorRtBackend
+
+    return TensorRtBackend(name, device or "cuda:0", host_code)
 
 
 def device_index(device: str) -> int | None:

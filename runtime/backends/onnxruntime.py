@@ -1,6 +1,7 @@
 """ONNX Runtime: one session an engine, every tensor bound once to memory of ours.
 
-On the CPU everything is done when a call returns. The CUDA side has not yet run on a GPU.
+On the CPU everything is done when a call returns. On a GPU its execution providers queue their work on our stream.
+That side has not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from videossm.runtime.backends import Buffer, device_index
-from videossm.runtime.backends.memory import CudaBuffer, HostBuffer, load_cudart
+from videossm.runtime.backends import PROVIDERS, Buffer, DeviceUsage, device_index
+from videossm.runtime.backends.cuda import CudaDevice, CudaStopwatch
+from videossm.runtime.backends.cuda_memory import CudaBuffer, CudaMemory
+from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
 from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec, TensorSpec
 
@@ -33,6 +36,12 @@ _TYPES = {
     "tensor(uint8)": "uint8",
 }
 _ELEMENTS = {"tensor(bfloat16)": 16}  # ONNX element types of what NumPy has no dtype for
+# What a GPU's execution providers are called here and there, and their options beside the device and the stream.
+_PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
+    "tensorrt": ("TensorrtExecutionProvider", {}),
+    "nv-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", {}),
+}
 
 
 class OnnxRuntimePass:
@@ -47,11 +56,28 @@ class OnnxRuntimePass:
         self._session.run_with_iobinding(self._binding)
 
 
-class OnnxRuntimeEngine:
-    """One InferenceSession."""
+class OnnxRuntimeCudaPass(OnnxRuntimePass):
+    """One whose work is queued on the device's compute stream, and not waited for."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(
+        self, session: Any, binding: Any, buffers: list[Buffer], memory: CudaMemory, outputs: Iterable[Buffer]
+    ) -> None:
+        super().__init__(session, binding, buffers)
+        self._memory = memory
+        self._written = {buffer.memory.address for buffer in outputs if isinstance(buffer, CudaBuffer)}
+        self._options = ort.RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def run(self) -> None:
+        self._memory.before_writing(self._written)
+        self._session.run_with_iobinding(self._binding, self._options)
+
+
+class OnnxRuntimeEngine:
+    """One InferenceSession; `memory`: of the GPU that it runs on, None for the CPU."""
+
+    def __init__(self, session: Any, memory: CudaMemory | None = None) -> None:
+        self._session, self._memory = session, memory
         tensors = [*session.get_inputs(), *session.get_outputs()]
         self._elements = {tensor.name: _ELEMENTS[tensor.type] for tensor in tensors if tensor.type in _ELEMENTS}
 
@@ -59,37 +85,54 @@ class OnnxRuntimeEngine:
         binding = self._session.io_binding()
         for bind, buffers in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for name, buffer in buffers.items():
-                assert isinstance(buffer, HostBuffer | CudaBuffer) and buffer.contiguous, f"{name} must be contiguous"
+                assert isinstance(buffer, HostBuffer | CudaBuffer) and buffer.bindable, f"{name} must be bindable"
                 element = self._elements.get(name, buffer.dtype.type)
                 bind(name, *buffer.device, element, buffer.shape, buffer.address)
-        return OnnxRuntimePass(self._session, binding, [*inputs.values(), *outputs.values()])
+        bound = [*inputs.values(), *outputs.values()]
+        if self._memory is None:
+            return OnnxRuntimePass(self._session, binding, bound)
+        return OnnxRuntimeCudaPass(self._session, binding, bound, self._memory, outputs.values())
 
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime on the CPU or on one CUDA device. `precision` is the plan's."""
+    """ONNX Runtime on the CPU or on one CUDA device. `precision` is the plan's, `provider` one of PROVIDERS."""
 
-    def __init__(self, device: str, threads: int | None, precision: str = "fp32") -> None:
+    def __init__(self, device: str, threads: int | None, precision: str = "fp32", provider: str | None = None) -> None:
         if threads is not None and threads < 1:
             raise BackendError(
                 f"threads: got {threads}, expected 1 or more; leave it out for ONNX Runtime's own number"
             )
-        self._index = device_index(device)
+        index = device_index(device)
+        self.device = "cpu" if index is None else f"cuda:{index}"
         self._threads = threads
         self._precision = precision
         self._providers: list[Any] = ["CPUExecutionProvider"]
-        if self._index is not None:
-            available = ort.get_available_providers()
-            if "CUDAExecutionProvider" not in available:
-                raise BackendError(
-                    f"device: got {device}, expected one of {available}; "
-                    "pip install 'videossm[gpu]' in place of onnxruntime, or use --device cpu"
-                )
-            self._cudart = load_cudart()
-            options = {"device_id": str(self._index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-            self._providers.insert(0, ("CUDAExecutionProvider", options))
+        self._cuda: CudaMemory | None = None
+        if index is not None:
+            self._cuda = self._open_gpu(index, provider or "cuda")
+        elif provider is not None:
+            raise BackendError(f"provider: got {provider} on the CPU, expected --device cuda:N with it; leave it out")
+
+    def _open_gpu(self, index: int, provider: str) -> CudaMemory:
+        """Puts the provider, and CUDA's for what it leaves out, before the CPU's. Raises BackendError without it."""
+        if provider not in PROVIDERS:
+            raise BackendError(f"provider: got {provider}, expected one of {', '.join(PROVIDERS)}; change --provider")
+        available = ort.get_available_providers()
+        wanted, _ = _PROVIDERS[provider]
+        if wanted not in available:
+            raise BackendError(
+                f"device: got {self.device}, for which ONNX Runtime has no {wanted}, expected it among {available}; "
+                "pip install 'videossm[gpu]' in place of onnxruntime, or use --device cpu"
+            )
+        device = CudaDevice(index, "use --device cpu")
+        for name, options in (_PROVIDERS["cuda"], _PROVIDERS[provider]):
+            if name in available and name not in (entry[0] for entry in self._providers):
+                on_ours = {"device_id": str(index), "user_compute_stream": str(device.compute)}
+                self._providers.insert(0, (name, {**on_ours, **options}))
+        return CudaMemory(device)
 
     def load(self, name: str, spec: EngineSpec, file: Path) -> OnnxRuntimeEngine:
-        if self._index is None and any(tensor.dtype == "bfloat16" for tensor in (*spec.inputs, *spec.outputs)):
+        if self._cuda is None and any(tensor.dtype == "bfloat16" for tensor in (*spec.inputs, *spec.outputs)):
             raise BackendError(
                 "device: got cpu for a plan in bf16, expected cuda:N, as ONNX Runtime has no such kernels on a CPU; "
                 "change --device, or export with --precision fp16 or fp32"
@@ -99,9 +142,9 @@ class OnnxRuntimeBackend:
         except Exception as error:  # onnxruntime has no common base class of its errors
             why = " ".join(str(error).split())
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
-        if self._index is not None and "CUDAExecutionProvider" not in session.get_providers():
+        if self._cuda is not None and self._providers[0][0] not in session.get_providers():
             raise BackendError(
-                f"device: got cuda:{self._index}, which ONNX Runtime cannot start; "
+                f"device: got {self.device}, where ONNX Runtime cannot start {self._providers[0][0]}, expected it to; "
                 "check the driver, and that CUDA and cuDNN are those that onnxruntime-gpu asks for"
             )
         for kind, tensors, actual in (
@@ -109,22 +152,35 @@ class OnnxRuntimeBackend:
             ("output", spec.outputs, session.get_outputs()),
         ):
             _check_tensors(f"{file.name}: {kind}s", tensors, actual)
-        return OnnxRuntimeEngine(session)
+        return OnnxRuntimeEngine(session, self._cuda)
 
     def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostBuffer | CudaBuffer:
-        if self._index is None:
-            return HostBuffer(np.zeros(shape, dtype))
-        return CudaBuffer(self._cudart, self._index, shape, np.dtype(dtype))
+        return self._cuda.buffer(shape, np.dtype(dtype)) if self._cuda else HostBuffer(np.zeros(shape, dtype))
 
     def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
-        target: Buffer | None = None
         for source, target in pairs:
             if isinstance(source, HostBuffer) and isinstance(target, HostBuffer):
                 np.copyto(target.array, source.array)
             elif isinstance(source, CudaBuffer) and isinstance(target, CudaBuffer):
                 target.copy_from(source)
-        if isinstance(target, CudaBuffer):
-            target.synchronize()
+
+    def stopwatch(self) -> HostStopwatch | CudaStopwatch:
+        return CudaStopwatch(self._cuda.device) if self._cuda else HostStopwatch()
+
+    def usage(self) -> DeviceUsage | None:
+        """Weights and activations lie in ONNX Runtime's own arena."""
+        if self._cuda is None:
+            return None
+        taken, (free_bytes, total_bytes) = self._cuda.device.taken, self._cuda.device.memory_bytes()
+        return DeviceUsage(
+            used_bytes=total_bytes - free_bytes,
+            weights_bytes=None,
+            activations_bytes=None,
+            buffers_bytes=taken["buffers"],
+            pinned_bytes=taken["pinned"],
+            graphs=self._cuda.device.graphs,
+            notes=(),
+        )
 
     def _options(self) -> Any:
         options = ort.SessionOptions()

@@ -1,4 +1,4 @@
-"""What all command lines share: one line for a wrong input, exit codes 0, 1, 2 and 130, progress, JSON."""
+"""What all command lines share: a line for each wrong input, exit codes 0, 1, 2 and 130, progress, JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import click
 
-from videossm.runtime.errors import UserError
+from videossm.runtime.errors import PreflightError, UserError
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 
@@ -28,6 +28,8 @@ class Command(click.Command):
         except click.UsageError as error:
             help_text = f"; see {error.ctx.command_path} --help" if error.ctx else ""
             _fail(error.format_message().rstrip(".") + help_text, WRONG_INPUT)
+        except PreflightError as error:
+            _fail([str(problem) for problem in error.problems], WRONG_INPUT)
         except self.user_errors as error:
             _fail(str(error), WRONG_INPUT)
         sys.exit(code if isinstance(code, int) else 0)
@@ -61,6 +63,7 @@ def progress(total: int | None, unit: str, initial: int = 0) -> Any:
     return tqdm(total=total, initial=initial, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
 
-def _fail(message: str, code: int) -> None:
-    click.echo(" ".join(message.split()), err=True)
+def _fail(messages: str | list[str], code: int) -> None:
+    for message in [messages] if isinstance(messages, str) else messages:
+        click.echo(" ".join(message.split()), err=True)
     sys.exit(code)

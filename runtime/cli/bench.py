@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
 import click
 import numpy as np
 
+from videossm.runtime.chunk import Chunk
 from videossm.runtime.cli import Command, print_json, print_text, progress
+from videossm.runtime.cli.device import device_options
 from videossm.runtime.cli.measure import process_age_s, resident_bytes
 from videossm.runtime.errors import UserError
 from videossm.runtime.plan import Plan
+from videossm.runtime.preflight import require_run
 from videossm.runtime.prompt import PromptTokenizer
 from videossm.runtime.rollout import Rollout
 
@@ -22,41 +27,59 @@ from videossm.runtime.rollout import Rollout
     "--chunks", type=int, default=40, show_default=True, help="Chunks to time, after those that fill the window."
 )
 @click.option("--prompt", help="The tokenizer's first word if not given.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
+@device_options
 @click.option("--threads", type=int, help="Of the CPU; ONNX Runtime's own number if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def bench(plan: str, chunks: int, prompt: str | None, device: str, threads: int | None, as_json: bool) -> None:
+def bench(
+    plan: str,
+    chunks: int,
+    prompt: str | None,
+    device: str | None,
+    provider: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
     """Times the rollout of PLAN in its steady state: the window full, the memory in use."""
     if chunks < 1:
         raise UserError(f"--chunks: got {chunks}, expected 1 or more; give a number")
     opened = Plan.open(plan)
     if prompt is None:
         prompt = PromptTokenizer(opened.tokenizer_file, opened.manifest.text.length).words()[0]
-    rollout = Rollout(opened, [prompt] * opened.manifest.stream.batch, 0, device, threads)
+    require_run(opened, device)
+    prompts = [prompt] * opened.manifest.stream.batch
+    rollout = Rollout(opened, prompts, 0, device, threads, provider=provider)
     result = measure(rollout, chunks)
     if as_json:
-        print_json({"plan": opened.name, "device": device, **result})
+        print_json({"plan": opened.name, "device": rollout.device, **result})
     else:
         print_text(_table(result))
 
 
 def measure(rollout: Rollout, chunks: int) -> dict[str, Any]:
-    """Rolls a fresh `rollout` out: its first chunk, those that fill the window, then `chunks` that are timed."""
+    """Rolls a fresh `rollout` out: its first chunk, those that fill the window, then `chunks` that are timed.
+
+    A chunk is taken from the rollout before the frames of the one before it are waited for, as videossm-run does.
+    """
     stream = rollout.plan.manifest.stream
-    next(rollout)
+    _wait(next(rollout))
     first_s = process_age_s()
     for _ in range(stream.window_frames // stream.chunk_frames):
-        next(rollout)
-    before, resident_before = dict(rollout.timings), resident_bytes()
-    wall_s = np.empty(chunks)
+        _wait(next(rollout))
+    before, resident_before = rollout.timings, resident_bytes()
+    wall_s, behind = np.empty(chunks), None
     with progress(chunks, "chunk") as bar:
         for index in range(chunks):
             start = perf_counter()
-            next(rollout)
+            chunk = next(rollout)
+            if behind is not None:
+                _wait(behind)
+            if index + 1 == chunks:
+                _wait(chunk)
+            behind = chunk
             wall_s[index] = perf_counter() - start
             bar.update()
     engines_s = {name: seconds - before[name] for name, seconds in rollout.timings.items()}
-    total_s = float(wall_s.sum())
+    total_s, usage = float(wall_s.sum()), rollout.device_usage
     return {
         "chunks": chunks,
         "time_to_first_frame_s": first_s,
@@ -67,7 +90,13 @@ def measure(rollout: Rollout, chunks: int) -> dict[str, Any]:
         "outside_engines_share": 1 - sum(engines_s.values()) / total_s,
         "resident_bytes": resident_bytes(),
         "resident_growth_bytes": resident_bytes() - resident_before,
+        "device_usage": None if usage is None else asdict(usage),
     }
+
+
+def _wait(chunk: Chunk) -> int:
+    """For the frames; their number."""
+    return len(chunk.frames)
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -79,7 +108,19 @@ def _table(result: dict[str, Any]) -> str:
         ("real time", f"{result['realtime_factor']:.2f}x"),
         ("resident", f"{result['resident_bytes'] / 1e6:.0f} MB, grew {result['resident_growth_bytes'] / 1e6:.2f} MB"),
     ]
+    if result["device_usage"] is not None:
+        rows += _usage_rows(result["device_usage"])
     return "\n".join(f"{name:<18}{value}" for name, value in rows)
+
+
+def _usage_rows(usage: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "GPU memory", f"{usage['used_bytes'] / 1e6:.0f} MB in use, by all programs; by this one:"
+    kinds = {"weights": "GPU", "activations": "GPU", "buffers": "GPU", "pinned": "host"}
+    for kind, where in kinds.items():
+        size_bytes = usage[f"{kind}_bytes"]
+        yield f"  {kind}", "in ONNX Runtime's arena" if size_bytes is None else f"{size_bytes / 1e6:.1f} MB ({where})"
+    yield "CUDA graphs", str(usage["graphs"])
+    yield from (("note", note) for note in usage["notes"])
 
 
 if __name__ == "__main__":

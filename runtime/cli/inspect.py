@@ -12,6 +12,7 @@ from videossm.runtime.cli import Command, print_json, print_text
 from videossm.runtime.errors import PlanError
 from videossm.runtime.manifest import REPORT_FILE, EngineSpec, Manifest, TensorSpec
 from videossm.runtime.plan import Plan
+from videossm.runtime.preflight import device_bytes
 
 
 class ReportSummary(BaseModel):
@@ -31,7 +32,7 @@ def inspect(plan: str, as_json: bool) -> None:
     states, report = state_bytes(opened.manifest), report_summary(opened)
     if as_json:
         manifest = opened.manifest.model_dump()
-        more = {"state_bytes": states, "report_summary": report}
+        more = {"state_bytes": states, "device_bytes": device_bytes(opened.manifest), "report_summary": report}
         print_json({"path": str(opened.path), "identity": opened.identity, **more, **manifest})
     else:
         print_text("\n".join(_lines(opened, states, report)))
@@ -81,6 +82,10 @@ def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | flo
     yield f"schedule   {sampler.kind}, {len(sampler.sigmas)} steps: " + " ".join(f"{s:.4g}" for s in sampler.sigmas)
     yield f"text       {manifest.text.length} tokens"
     yield "state      " + ", ".join(f"{name} {_size(size)}" for name, size in states.items())
+    if manifest.target is not None:
+        later = " and later" if manifest.target.later else ""
+        yield f"target     {' '.join(manifest.target.architectures)}{later}"
+    yield f"memory     at least {_size(device_bytes(manifest))} of the device that runs it"
     yield "versions   " + ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     if report:
         yield "report"

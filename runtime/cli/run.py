@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import signal
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -16,10 +14,14 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from videossm.runtime.chunk import Chunk
 from videossm.runtime.cli import INTERRUPTED, Command, drop_stdout, print_json, progress
+from videossm.runtime.cli.device import device_options
+from videossm.runtime.cli.interrupt import Interrupt, noted_interrupt
 from videossm.runtime.cli.measure import process_age_s
 from videossm.runtime.errors import UserError
 from videossm.runtime.plan import Plan
+from videossm.runtime.preflight import require_run
 from videossm.runtime.prompt import PromptTokenizer
 from videossm.runtime.rollout import Rollout
 from videossm.runtime.sinks import open_sink
@@ -48,14 +50,6 @@ class Report:
     interrupted: bool = False
 
 
-@dataclass
-class Interrupt:
-    """Ctrl-C. The first one is noted and cancels `rollout`, if there is one yet."""
-
-    seen: bool = False
-    rollout: Rollout | None = None
-
-
 @click.command(cls=Command)
 @click.argument("plan", type=click.Path())
 @click.option("--prompt", help="What the video shows. Needed, unless --resume is given.")
@@ -74,7 +68,7 @@ class Interrupt:
     metavar="FILE",
     help="Goes on from a saved state, into a new file; --seconds or --chunks are what is added.",
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
+@device_options
 @click.option("--threads", type=int, help="Of the CPU; ONNX Runtime's own number if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @click.pass_context
@@ -89,7 +83,8 @@ def run(
     output: str,
     save_state: str | None,
     resume: str | None,
-    device: str,
+    device: str | None,
+    provider: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -97,7 +92,7 @@ def run(
 
     Ctrl-C drops the chunk in hand and ends; the file then holds what was made before. A second one ends at once.
     """
-    interrupt = context.with_resource(_noted_interrupt())
+    interrupt = context.with_resource(noted_interrupt())
     if as_json and output == "-":
         raise UserError("--json: got -o - as well, expected stdout to be free; write to a file")
     if resume is not None:
@@ -111,11 +106,13 @@ def run(
     if resume is None:
         if prompt is None:
             raise UserError("--prompt: got none, expected a text, or --resume FILE; describe the video")
-        rollout = Rollout(opened, _for_batch(opened, prompt), seed or 0, device, threads)
+        require_run(opened, device)
+        rollout = Rollout(opened, _for_batch(opened, prompt), seed or 0, device, threads, provider=provider)
     else:
         if seed is not None:
             raise UserError("--seed: got one with --resume, expected none, a state has its own; leave it out")
-        rollout = Rollout.resume(opened, resume, device, threads)
+        require_run(opened, device)
+        rollout = Rollout.resume(opened, resume, device, threads, provider)
         if prompt is not None:
             rollout.set_prompt(_for_batch(opened, prompt))
     _check_times(rollout, switches, length)
@@ -216,13 +213,8 @@ def _roll(
     with open_sink(output, width, stream.height, stream.fps, first_frame) as sink:
         try:
             with progress(length, "chunk") as bar:
-                for _ in itertools.count() if length is None else range(length):
-                    if interrupt.seen:
-                        break
-                    _switch(rollout, switches, report)
-                    chunk = next(rollout, None)
-                    if chunk is None:
-                        break
+                made = _chunks(rollout, length, switches, report, interrupt)
+                for chunk in made if save_state is not None else _one_ahead(made):
                     sink.write(_side_by_side(chunk.frames, stream.batch))
                     report.time_to_first_frame_s = report.time_to_first_frame_s or process_age_s()
                     if save_state is not None:
@@ -234,6 +226,38 @@ def _roll(
     report.output_files, report.interrupted = sink.files, interrupt.seen
     _finish(report, plan, perf_counter() - started)
     return report
+
+
+def _chunks(
+    rollout: Rollout, length: int | None, switches: dict[int, str], report: Report, interrupt: Interrupt
+) -> Iterator[Chunk]:
+    """Those of this run, up to its length or Ctrl-C."""
+    for _ in itertools.count() if length is None else range(length):
+        if interrupt.seen:
+            return
+        _switch(rollout, switches, report)
+        chunk = next(rollout, None)
+        if chunk is None:
+            return
+        yield chunk
+
+
+def _one_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The same chunks, but a GPU has the next one to work on while the frames of this one arrive and are written.
+
+    The first one, and those whose frames are there already, are not kept waiting. (A state, which is saved with every
+    chunk, is that after the last chunk queued: so none is queued then.)
+    """
+    behind: Chunk | None = None
+    for index, chunk in enumerate(chunks):
+        if behind is not None:
+            yield behind
+        behind = chunk
+        if index == 0 or chunk.ready:
+            yield chunk
+            behind = None
+    if behind is not None:
+        yield behind
 
 
 def _switch(rollout: Rollout, switches: dict[int, str], report: Report) -> None:
@@ -250,24 +274,6 @@ def _finish(report: Report, plan: Plan, wall_s: float) -> None:
     if report.chunks:
         report.ms_per_chunk = 1000 * wall_s / report.chunks
         report.realtime_factor = report.seconds / wall_s
-
-
-@contextmanager
-def _noted_interrupt() -> Iterator[Interrupt]:
-    """The first Ctrl-C ends the run between two steps; a second one ends the process as usual."""
-    interrupt, before = Interrupt(), signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        interrupt.seen = True
-        if interrupt.rollout is not None:
-            interrupt.rollout.cancel()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _for_batch(plan: Plan, prompt: str) -> list[str]:

@@ -265,7 +265,7 @@ def test_memory_that_is_short_leaves_the_older_plan(tmp_path: Path, monkeypatch:
 
 
 def test_an_onnx_runtime_that_cannot_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videossm.export.cli._has_later_runtime", lambda: False)
+    monkeypatch.setattr("videossm.export.target.has_later_runtime", lambda: False)
     line = refused(*RANDOM, "--precision", "int8")
     assert line.startswith("--precision: got int8 with an ONNX Runtime that cannot run it, expected 1.24 or later")
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from videossm.runtime import Plan, Rollout, StateError
-from videossm.runtime.backends.memory import HostBuffer
+from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
 from videossm.runtime.state import load_state
 
 
@@ -163,6 +163,9 @@ class Bits:
     def copy(self, pairs):
         for source, target in pairs:
             target.write(source.array)
+
+    def stopwatch(self):
+        return HostStopwatch()
 
 
 def test_bf16_is_kept_bit_by_bit(plan_copy):

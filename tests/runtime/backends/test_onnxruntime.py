@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -47,18 +49,12 @@ def test_a_pass_fills_the_bound_buffers(backend, decoder, tiny_plan):
         assert (outputs["cache_next.0"].read() == level).all(), "the same binding sees new values"
 
 
-def test_only_contiguous_buffers_are_bound(backend, decoder, tiny_plan):
+def test_only_bindable_buffers_are_bound(backend, decoder, tiny_plan):
     spec = tiny_plan.manifest.engines.decoder
     inputs, outputs = buffers(backend, spec.inputs), buffers(backend, spec.outputs)
     inputs["latents"] = backend.buffer((2, 6, 1, 4, 4), "float32").part(0, 3)
-    with pytest.raises(AssertionError, match="latents must be contiguous"):
+    with pytest.raises(AssertionError, match="latents must be bindable"):
         decoder.bind(inputs, outputs)
-
-
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
-def test_backend_of_a_later_version(name):
-    with pytest.raises(BackendError, match=rf"got a plan for {name}, which this version cannot run yet; export again"):
-        open_backend(name)
 
 
 @pytest.fixture
@@ -86,21 +82,104 @@ def test_onnxruntime_that_is_broken_says_why_itself(monkeypatch, tmp_path, fresh
 
 
 def test_unknown_backend():
-    with pytest.raises(BackendError, match=r"^backend: got openvino, expected onnxruntime; export"):
+    with pytest.raises(
+        BackendError, match=r"^backend: got openvino, expected one of onnxruntime, tensorrt, tensorrt-rtx; export"
+    ):
         open_backend("openvino")
 
 
 def test_device_without_its_provider():
-    with pytest.raises(BackendError, match=r"^device: got cuda:0, expected one of \[.*pip install 'videossm\[gpu\]'"):
+    expected = (
+        r"^device: got cuda:0, .* has no CUDAExecutionProvider, expected it among \[.*pip install 'videossm\[gpu\]'"
+    )
+    with pytest.raises(BackendError, match=expected):
         open_backend("onnxruntime", "cuda:0")
 
 
-def test_cuda_provider_computes_in_full_fp32(monkeypatch):
-    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    monkeypatch.setattr("videossm.runtime.backends.onnxruntime.load_cudart", lambda: None)
+@pytest.fixture
+def gpu_build(emulate, monkeypatch):
+    """`gpu_build(order)`: ONNX Runtime as if built for GPUs; its sessions queue on the stream that they are given."""
+
+    def make(order="late", devices=1):
+        cuda = emulate(order, devices)
+        providers = ["NvTensorRTRTXExecutionProvider", "TensorrtExecutionProvider", "CUDAExecutionProvider"]
+        monkeypatch.setattr(ort, "get_available_providers", lambda: [*providers, "CPUExecutionProvider"])
+        plain = ort.InferenceSession
+
+        class Session:
+            def __init__(self, file, options, providers):
+                self._session = plain(file, options, providers=["CPUExecutionProvider"])
+                self._providers = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+                self._stream = int(providers[0][1]["user_compute_stream"])
+                self.get_inputs, self.get_outputs = self._session.get_inputs, self._session.get_outputs
+
+            def get_providers(self):
+                return self._providers
+
+            def io_binding(self):
+                bound = {}
+
+                def bind(name, kind, index, element, shape, address):
+                    assert (kind, index) == ("cuda", 0), "tensors lie on the GPU"
+                    bound[name] = address
+
+                return SimpleNamespace(bind_input=bind, bind_output=bind, bound=bound)
+
+            def run_with_iobinding(self, binding, options):
+                assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+                addresses = dict(binding.bound)
+                cuda.queue_work(self._stream, "engine", lambda: cuda.run_graph(self._session, addresses))
+
+        monkeypatch.setattr(ort, "InferenceSession", Session)
+        return cuda
+
+    return make
+
+
+def test_cuda_provider_computes_in_full_fp32_on_our_stream(gpu_build):
+    cuda = gpu_build(devices=3)
     (name, options), cpu = open_backend("onnxruntime", "cuda:2")._providers
     assert (name, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    stream = options.pop("user_compute_stream")
     assert options == {"device_id": "2", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert int(stream) not in (0, None) and {device for device, _ in cuda.calls} == {2}
+
+
+@pytest.mark.parametrize(
+    ("provider", "name"),
+    [("tensorrt", "TensorrtExecutionProvider"), ("nv-tensorrt-rtx", "NvTensorRTRTXExecutionProvider")],
+)
+def test_other_providers_come_before_cudas(gpu_build, provider, name):
+    gpu_build()
+    (first, options), (second, _), cpu = open_backend("onnxruntime", "cuda:0", provider=provider)._providers
+    assert (first, second, cpu) == (name, "CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options.keys() == {"device_id", "user_compute_stream"}
+
+
+def test_providers_that_are_not_there():
+    with pytest.raises(BackendError, match=r"^device: got cuda:0, .* has no NvTensorRTRTXExecutionProvider"):
+        open_backend("onnxruntime", "cuda:0", provider="nv-tensorrt-rtx")
+    with pytest.raises(BackendError, match=r"^provider: got rocm, expected one of cuda, tensorrt, nv-tensorrt-rtx"):
+        open_backend("onnxruntime", "cuda:0", provider="rocm")
+    with pytest.raises(BackendError, match=r"^provider: got cuda on the CPU, expected --device cuda:N with it"):
+        open_backend("onnxruntime", provider="cuda")
+
+
+@pytest.mark.parametrize("order", ["late", "early", "compute-first", "copies-first", "random"])
+@pytest.mark.parametrize("kind", [{}, {"batch": 2, "sampler": "renoise"}], ids=["euler", "batch-2-renoise"])
+def test_a_rollout_on_a_gpu_is_the_cpus(build_plan, gpu_build, kind, order):
+    """Frames are read after all is queued; nothing waits before that but for blocks to land in."""
+    plan = build_plan(**kind)
+    prompts = ["red"] * plan.manifest.stream.batch
+    expected = [chunk.frames for chunk in islice(Rollout(plan, prompts, 3, threads=1), 7)]
+    cuda = gpu_build(order)
+    rollout = Rollout(plan, prompts, 3, "cuda:0", threads=1)
+    chunks = list(islice(rollout, 7))
+    assert len(cuda.waits) <= 5, "a wait a chunk, from the third on"
+    assert all(np.array_equal(chunk.frames, frames) for chunk, frames in zip(chunks, expected, strict=True))
+    usage = rollout.device_usage
+    assert usage.buffers_bytes == cuda.bytes_of("device") and usage.weights_bytes is None
+    assert rollout.device == "cuda:0" and all(seconds > 0 for seconds in rollout.timings.values())
 
 
 @pytest.mark.parametrize(("threads", "number"), [(None, 0), (3, 3)])

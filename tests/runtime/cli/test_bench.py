@@ -14,6 +14,7 @@ def test_json(called, tiny_plan):
     assert (code, err) == (0, "")
     result = json.loads(out)
     assert result["plan"] == "tiny" and result["chunks"] == 20
+    assert result["device"] == "cpu" and result["device_usage"] is None
     assert 0 < result["ms_per_chunk_p50"] <= result["ms_per_chunk_p95"]
     assert 0 < result["outside_engines_share"] < 1
     engines = result["engine_ms_per_chunk"]

@@ -11,8 +11,10 @@ import pytest
 from videossm.runtime import UserError
 from videossm.runtime.cli import Command
 from videossm.runtime.cli.bench import bench
+from videossm.runtime.cli.doctor import doctor
 from videossm.runtime.cli.inspect import inspect
 from videossm.runtime.cli.run import run
+from videossm.runtime.errors import PreflightError, Problem
 
 
 def command(error, **attributes):
@@ -29,6 +31,12 @@ def command(error, **attributes):
 def test_wrong_input_is_one_line_and_2(refused):
     message = "size: got 3,\nexpected 4; change it"
     assert refused(command(UserError(message))) == "size: got 3, expected 4; change it"
+
+
+def test_each_problem_of_a_preflight_is_a_line(called):
+    problems = [Problem("size", "3", "4", "change it"), Problem("color", "red\ngreen", "blue", "paint it")]
+    lines = "size: got 3, expected 4; change it\ncolor: got red green, expected blue; paint it\n"
+    assert called(command(PreflightError(problems))) == (2, "", lines)
 
 
 def test_other_wrong_inputs_of_a_command(refused):
@@ -53,10 +61,10 @@ def test_usage(called, refused, tool):
     assert refused(tool, "a", "b").startswith("Got unexpected extra argument (b); see ")
 
 
-@pytest.mark.parametrize("tool", [run, inspect, bench], ids=lambda tool: tool.name)
+@pytest.mark.parametrize("tool", [run, inspect, bench, doctor], ids=lambda tool: tool.name)
 def test_the_document_has_every_option_and_no_other(tool):
     text = (Path(__file__).parents[3] / "docs" / "command-lines.md").read_text(encoding="utf-8")
-    section = text.partition(f"## videossm-{tool.name} PLAN\n")[2].partition("\n## ")[0]
+    section = re.split(rf"## videossm-{tool.name} \[?PLAN\]?\n", text)[1].partition("\n## ")[0]
     cells = [re.split(r"(?<!\\)\|", line)[1] for line in section.splitlines() if line.startswith("| `")]
     options = {name for each in tool.params if isinstance(each, click.Option) for name in each.opts}
     assert set(re.findall(r"`(-[-a-z]+)", "".join(cells))) == options - {"--output"}, "-o stands for --output"

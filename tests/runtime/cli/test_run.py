@@ -314,7 +314,9 @@ def bad_inputs(plan, tmp):
         "seed-of-a-state": ([plan, "--resume", tmp / "none", "--seed", "1", *video], "--seed: got one with --resume"),
         "json-on-stdout": ([plan, *prompt, "--json", "-o", "-"], "--json: got -o - as well"),
         "unknown-device": ([plan, *prompt, "--device", "tpu", *video], "device: got tpu, expected cpu or cuda:N"),
-        "no-cuda": ([plan, *prompt, "--device", "cuda:0", *video], "device: got cuda:0, expected one of"),
+        "no-cuda": ([plan, *prompt, "--device", "cuda:0", *video], "device: got cuda:0 on a machine without a GPU"),
+        "provider-of-a-gpu": ([plan, *prompt, "--provider", "cuda", *video], "provider: got cuda on the CPU, expected"),
+        "unknown-provider": ([plan, *prompt, "--provider", "rocm", *video], "Invalid value for '--provider'"),
         "no-threads": ([plan, *prompt, "--threads", "0", *video], "threads: got 0, expected 1 or more"),
     }
 

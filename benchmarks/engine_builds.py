@@ -1,0 +1,103 @@
+"""Time and size of every engine: `python benchmarks/engine_builds.py PLAN .. --page docs/tensorrt.md`.
+
+PLAN: fp32 plans of ONNX graphs with the lowering `standard`. Builds each in every precision with TensorRT-RTX, without
+a GPU, for sm_89, for sm_89 and sm_120, and portable, and writes the tables between the markers in the page.
+Activations' scales are made up: what an engine costs to build does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from machine import measured_on, table
+
+from videossm.calib.calibration import Calibration, Settings, Source, TensorScale
+from videossm.calib.observers import FORMATS, Precision
+from videossm.calib.plans import HALF, QUANTISED_ENGINES, candidates, write_half, write_quantized
+from videossm.export.tensorrt.build import BuiltEngine, build_engines
+from videossm.export.tensorrt.options import TensorRtOptions
+from videossm.runtime import Plan
+from videossm.runtime.backends.tensorrt.module import load_tensorrt
+from videossm.runtime.cli import progress
+
+BEGIN, END = "<!-- by engine_builds.py -->", "<!-- end -->"
+BACKEND = "tensorrt-rtx"
+TARGETS = {"sm_89": ("sm_89",), "sm_89 and sm_120": ("sm_89", "sm_120"), "portable": ()}
+QUANTISED: tuple[Precision, ...] = ("fp8", "int8")
+AMAX = 4.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plans", metavar="PLAN", nargs="+", type=Plan.open)
+    parser.add_argument("--page", type=Path, required=True, help="with the markers that the tables go between")
+    args = parser.parse_args()
+    before, _, rest = args.page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        parser.error(f"--page: got {args.page}, expected one with {BEGIN} and {END}")
+    page = "\n\n".join([_introduction(), *(_measured(plan) for plan in args.plans)])
+    args.page.write_text(f"{before}{BEGIN}\n{page}\n{END}{after}", encoding="utf-8")
+
+
+def _introduction() -> str:
+    on = measured_on()
+    version = load_tensorrt(BACKEND).__version__
+    where = f"{on['machine']['cpu']}, {on['machine']['threads']} threads, no GPU, TensorRT-RTX {version}"
+    return f"Written by `benchmarks/engine_builds.py` on {on['date'][:10]}: {where}. Seconds, parsing included, and MB."
+
+
+def _measured(plan: Plan) -> str:
+    """The table of one plan: a row for each precision and target."""
+    stream, names = plan.manifest.stream, [name for name, _ in plan.manifest.engines.items()]
+    layers = plan.manifest.model["transformer"]["layers"]
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for precision in ("fp32", *HALF, *QUANTISED):
+            source = _in_precision(plan, precision, Path(temporary, precision))
+            for target, architectures in TARGETS.items():
+                folder = Path(temporary, f"{precision} {target}")
+                folder.mkdir()
+                built = build_engines(source, BACKEND, TensorRtOptions(gpu_arch=architectures), folder, progress)
+                rows.append([precision, target, *(_cell([built[name]]) for name in names), _cell(list(built.values()))])
+    title = f"`{plan.name}`, {layers} layers, {stream.width} x {stream.height}:"
+    return f"{title}\n\n{table(['precision', 'for', *names, 'plan'], rows, texts=2)}"
+
+
+def _cell(engines: list[BuiltEngine]) -> str:
+    return f"{sum(e.seconds for e in engines):.1f} s, {sum(e.size_bytes for e in engines) / 1e6:.1f}"
+
+
+def _in_precision(plan: Plan, precision: str, folder: Path) -> Plan:
+    if precision == "fp32":
+        return plan
+    folder.mkdir()
+    if precision in HALF:
+        write_half(plan, precision, folder)
+        return Plan.open(folder)
+    linears, _, _ = candidates(plan)
+    calibration = _made_up(plan, linears, next(kind for kind in QUANTISED if kind == precision))
+    write_quantized(plan, calibration, {linear.name for linear in linears}, folder)
+    return Plan.open(folder)
+
+
+def _made_up(plan: Plan, linears: list[Any], precision: Precision) -> Calibration:
+    scale = TensorScale(amax=AMAX, scale=FORMATS[precision].scale(AMAX), steps=(), channel_amax=None)
+    settings = Settings(
+        method="max", prompts=(), seeds=(), chunks=1, data="random", smoothquant=None, quantize_attention=False
+    )
+    return Calibration(
+        format="videossm-calibration",
+        version=1,
+        precision=precision,
+        source=Source.of(plan, QUANTISED_ENGINES),
+        settings=settings,
+        tensors={engine: {x.input: scale for x in linears if x.engine == engine} for engine in QUANTISED_ENGINES},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The stages of an export, each with its progress and its part of the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from videossm.export.precision import PrecisionOptions, make_precision
+from videossm.export.target import Target
+from videossm.runtime import Plan
+from videossm.runtime.cli import print_json, progress
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help and a wrong option do without
+    from videossm.export.source import Source
+    from videossm.models.model import VideoModel
+
+
+class VerificationError(Exception):
+    """The plan does not compute what the model does: a defect of the exporter, not of the input."""
+
+
+@dataclass
+class Report:
+    """What `--json` prints."""
+
+    plan: str
+    name: str
+    precision: str
+    backend: str
+    lowering: str
+    parameters: int | None  # null for engines of a plan that was there before
+    size_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    chunk_errors: list[float] = field(default_factory=list)  # relative, of the latents; empty without --verify
+    pixel_errors: list[int] = field(default_factory=list)  # largest of each chunk, of 255
+    tolerance: float | None = None  # of chunk_errors
+    accuracy: dict[str, str | int | float] = field(default_factory=dict)  # the summary of report.json
+    engines: dict[str, dict[str, float]] = field(default_factory=dict)  # of TensorRT: seconds, size_bytes
+    commands: dict[str, str] = field(default_factory=dict)  # that build the same engines by hand
+
+    def finish(self, as_json: bool, line: str) -> None:
+        """Prints all of it: as JSON on stdout, or on stderr with `line` as the last."""
+        if as_json:
+            print_json(vars(self))
+            return
+        for label, value in self.accuracy.items():
+            click.echo(f"{label:<22} {value}", err=True)
+        for name, engine in self.engines.items():
+            click.echo(f"{name:<12} {engine['seconds']:6.1f} s {engine['size_bytes'] / 1e6:8.1f} MB", err=True)
+        if self.commands:
+            graphs = "" if self.parameters is None else ", with the graphs of --backend onnxruntime --lowering standard"
+            click.echo("\n".join([f"by hand{graphs}:", *self.commands.values()]), err=True)
+        click.echo(line, err=True)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds what it takes to `seconds`."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - started
+
+
+def trace_graphs(model: VideoModel, source: Source, target: Target, folder: Path) -> None:
+    """The fp32 plan of ONNX graphs."""
+    from videossm.export.build import BuildOptions, build_plan
+
+    with progress(4 if model.config.transformer.memory else 3, "engine") as bar:
+
+        def on_engine(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
+
+        options = BuildOptions(lowering=target.graph_lowering, opset=target.opset)
+        build_plan(model, source.tokenizer, options, folder, on_engine)
+
+
+def verify_graphs(report: Report, folder: Path, model: VideoModel, chunks: int | None, quiet: bool) -> None:
+    """Raises VerificationError unless the plan in `folder` computes what `model` does."""
+    from videossm.export.verify import PIXEL_TOLERANCE, TOLERANCE, chunks_to_verify, verify
+
+    plan = Plan.open(folder)
+    report.tolerance = TOLERANCE
+    for error in verify(plan, model, chunks or chunks_to_verify(plan)):
+        report.chunk_errors.append(error.latent)
+        report.pixel_errors.append(error.pixels)
+        line = f"chunk {error.index}: relative error {error.latent:.1e}, pixels differ by {error.pixels}"
+        if not error.small:
+            raise VerificationError(
+                f"verify: got {line}, expected at most {TOLERANCE:.0e} and {PIXEL_TOLERANCE}; "
+                "nothing was written: report it, or pass --no-verify"
+            )
+        if not quiet:
+            click.echo(line, err=True)
+
+
+def lower_graphs(report: Report, options: PrecisionOptions, fp32: Path, folder: Path) -> None:
+    """From the fp32 plan the one of the wanted precision."""
+    report.accuracy = make_precision(options, fp32, folder)
+
+
+def build_engines(report: Report, plan: Plan, target: Target, folder: Path, shown: Path) -> None:
+    """From a plan of ONNX graphs that of engines; the commands name the graphs as if they were in `shown`."""
+    from videossm.export.tensorrt import build
+    from videossm.export.tensorrt.command import build_command
+
+    built = build.build_engines(plan, target.backend, target.engines, folder, progress)
+    for name, spec in plan.manifest.engines.items():
+        report.engines[name] = vars(built[name])
+        report.commands[name] = build_command(target.backend, shown / spec.file, f"{name}.engine", target.engines)

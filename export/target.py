@@ -1,0 +1,92 @@
+"""What a plan is made for: its precision, backend and lowering. What cannot be made is refused before anything is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from videossm.export.precision import QUANTISED
+from videossm.export.tensorrt.options import BACKENDS as TENSORRT
+from videossm.export.tensorrt.options import TensorRtOptions
+from videossm.runtime.errors import BackendError, PreflightError, UserError
+
+BACKENDS = ("onnxruntime", *TENSORRT)
+LOWERINGS = ("contrib", "standard", "plugin")
+PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
+OPSETS = range(23, 26)
+LATER_RUNTIME = (1, 24)  # since when ONNX Runtime has LinearAttention, and Q/DQ of opset 23
+
+
+@dataclass(frozen=True)
+class Target:
+    """As given, `lowering` None where not. `engines`: how TensorRT builds, if it does."""
+
+    precision: str
+    backend: str
+    lowering: str | None
+    engines: TensorRtOptions
+    opset: int = OPSETS[0]
+
+    @property
+    def builds(self) -> bool:
+        """Whether engines are built, of graphs that ONNX Runtime verifies and calibrates before."""
+        return self.backend in TENSORRT
+
+    @property
+    def graph_lowering(self) -> str:
+        """That of the ONNX graphs. `contrib` needs an operator of the ONNX Runtime that runs them: likely this one."""
+        if self.builds:
+            return "standard"
+        return self.lowering or ("contrib" if has_later_runtime() else "standard")
+
+    @property
+    def plan_lowering(self) -> str:
+        """That of the plan: with plugins, the memory engine is built of another graph than ONNX Runtime's."""
+        if not self.builds:
+            return self.graph_lowering
+        return self.lowering or ("plugin" if self.engines.plugins else "standard")
+
+    def check(self) -> None:
+        """Raises UserError, BackendError or PreflightError for a target that export cannot make here."""
+        for option, got, known in (
+            ("--precision", self.precision, PRECISIONS),
+            ("--backend", self.backend, BACKENDS),
+            ("--lowering", self.plan_lowering, LOWERINGS),
+        ):
+            if got not in known:
+                raise UserError(f"{option}: got {got}, expected one of {', '.join(known)}; choose one")
+        if self.opset not in OPSETS:
+            raise UserError(f"--opset: got {self.opset}, expected {OPSETS[0]} to {OPSETS[-1]}; choose one")
+        if self.precision in QUANTISED and not has_later_runtime():
+            later = ".".join(map(str, LATER_RUNTIME))
+            raise BackendError(
+                f"--precision: got {self.precision} with an ONNX Runtime that cannot run it, expected {later} or "
+                "later; upgrade onnxruntime, which needs Python 3.11, or choose fp32"
+            )
+        self.check_backend(self.plan_lowering)
+
+    def check_backend(self, lowering: str) -> None:
+        """The part of `check` that is about building graphs of a given lowering."""
+        from videossm.runtime.backends.tensorrt.preflight import check_build
+        from videossm.runtime.machine import probe_machine
+
+        machine = probe_machine([self.backend])
+        self.engines.check(self.backend, machine)
+        if not self.builds:
+            if lowering == "plugin":
+                raise UserError("--lowering: got plugin with onnxruntime, expected contrib or standard; choose one")
+            return
+        problems = check_build(self.backend, self.precision, self.engines.gpu_arch, lowering, machine)
+        if problems:
+            raise PreflightError(problems)
+        if (lowering == "plugin") != (self.engines.plugins is not None):
+            raise UserError(
+                f"--lowering: got {lowering} with{'' if self.engines.plugins else 'out'} --plugins, expected plugin "
+                "and --plugins, or neither; change it"
+            )
+
+
+def has_later_runtime() -> bool:
+    from onnxruntime import __version__
+
+    major, minor, *_ = __version__.split(".")
+    return (int(major), int(minor)) >= LATER_RUNTIME

@@ -1,0 +1,1 @@
+"""From a plan of ONNX graphs to one of engines: TensorRT and TensorRT-RTX, through one builder."""

@@ -1,0 +1,115 @@
+"""A plan of ONNX graphs becomes one of engines, for one of the two TensorRTs; all else in it stays the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from videossm.calib.plans import graph_files, share
+from videossm.export.tensorrt.engine import EngineBuilder, Progress
+from videossm.export.tensorrt.options import TensorRtOptions
+from videossm.export.tensorrt.worker import in_thread
+from videossm.runtime import Plan
+from videossm.runtime.backends.tensorrt.module import load_tensorrt
+from videossm.runtime.backends.tensorrt.preflight import check_build, check_graphs, check_room, portable_architectures
+from videossm.runtime.errors import PlanError, PreflightError, Problem
+from videossm.runtime.machine import Machine, probe_machine
+from videossm.runtime.plan import write_manifest
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What became of a graph."""
+
+    seconds: float
+    size_bytes: int
+
+
+def build_engines(
+    plan: Plan, backend: str, options: TensorRtOptions, folder: Path, progress: Progress
+) -> dict[str, BuiltEngine]:
+    """Fills the empty `folder` with the engines of the ONNX `plan`, for "tensorrt" or "tensorrt-rtx"; by their name.
+
+    Raises UserError for a plan or options that do not fit, PreflightError with all that would keep the build from
+    its end, BackendError for what fails all the same. What is in `folder` then is no plan.
+    """
+    machine = probe_machine([backend])
+    check_source(plan)
+    options.check(backend, machine)
+    lowering = "plugin" if options.plugins else plan.manifest.lowering
+    _raise(check_build(backend, plan.manifest.precision, options.gpu_arch, lowering, machine))
+    trt = load_tensorrt(backend)
+    with TemporaryDirectory(prefix=".graphs-", dir=folder.parent) as temporary:
+        graphs = {name: plan.path / spec.file for name, spec in plan.manifest.engines.items()}
+        if options.plugins and "memory" in graphs:
+            from videossm.export.tensorrt.plugin_memory import write_plugin_memory  # and torch with it
+
+            graphs["memory"] = write_plugin_memory(plan, Path(temporary))
+        engine_builder = in_thread(
+            lambda: EngineBuilder(trt, options, progress)
+        )  # loads plugins: the parser needs them
+        _raise(check_room(graphs, folder, machine) + in_thread(lambda: check_graphs(trt, graphs)))
+        built = {}
+        for name, spec in plan.manifest.engines.items():
+            engine, started = folder / f"{name}.engine", time.perf_counter()
+            engine_builder.build(name, spec, graphs[name], engine)
+            built[name] = BuiltEngine(time.perf_counter() - started, engine.stat().st_size)
+        _add_files(plan, options, graphs, folder)
+    write_manifest(folder, _manifest(plan, backend, lowering, options, machine, str(trt.__version__)))
+    return built
+
+
+def check_source(plan: Plan) -> None:
+    """Raises PlanError unless `plan` is one of ONNX graphs."""
+    if plan.manifest.backend != "onnxruntime":
+        raise PlanError(
+            f"plan: got {plan.path} for {plan.manifest.backend}, expected one of ONNX graphs; "
+            "export it with --backend onnxruntime"
+        )
+
+
+def _raise(problems: list[Problem]) -> None:
+    if problems:
+        raise PreflightError(problems)
+
+
+def _add_files(plan: Plan, options: TensorRtOptions, graphs: Mapping[str, Path], folder: Path) -> None:
+    """All of `plan` but its graphs; of a plan without weights those as well, for the weights that they hold."""
+    of_graphs = {name for _, spec in plan.manifest.engines.items() for name in graph_files(plan.path / spec.file)}
+    for name in plan.manifest.files.keys() - of_graphs:
+        (folder / name).parent.mkdir(exist_ok=True)
+        share(plan.path / name, folder / name)
+    if options.strip_weights:
+        for graph in graphs.values():
+            for name in graph_files(graph):
+                share(graph.with_name(name), folder / name)
+
+
+def _manifest(
+    plan: Plan, backend: str, lowering: str, options: TensorRtOptions, machine: Machine, version: str
+) -> dict[str, Any]:
+    values = plan.manifest.model_dump(mode="json", exclude={"files"})
+    for name, engine in values["engines"].items():
+        if engine is not None:
+            weights = engine["file"] if options.strip_weights else None
+            engine.update(file=f"{name}.engine", weights=weights)
+    target = _target(backend, plan.manifest.precision, options, machine)
+    versions = plan.manifest.versions | {backend: version}
+    return {**values, "backend": backend, "lowering": lowering, "target": target, "versions": versions}
+
+
+def _target(backend: str, precision: str, options: TensorRtOptions, machine: Machine) -> dict[str, Any]:
+    """The manifest's `target`."""
+    streams = options.weight_streaming
+    if backend == "tensorrt-rtx":
+        architectures = options.gpu_arch or portable_architectures(precision)
+        return {"architectures": architectures, "later": not options.gpu_arch, "weight_streaming": streams}
+    if options.hardware_compatible == "ampere_plus":
+        target: dict[str, Any] = {"architectures": ("sm_80",), "later": True}
+    else:
+        target = {"architectures": (machine.driver.gpus[0].architecture,)}  # the preflight saw one
+    return {**target, "version_compatible": options.version_compatible, "weight_streaming": streams}

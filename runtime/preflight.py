@@ -1,0 +1,179 @@
+"""Can this machine run a plan? All that stands in the way, found before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from videossm.runtime.backends import device_index
+from videossm.runtime.backends.tensorrt.module import MODULES
+from videossm.runtime.backends.tensorrt.preflight import check_precision
+from videossm.runtime.driver import Gpu, capability
+from videossm.runtime.errors import PreflightError, Problem
+from videossm.runtime.machine import BACKENDS, CUDA_BINDINGS, Machine, check_free, probe_machine
+from videossm.runtime.manifest import REPORT_FOLDER, TOKENIZER_FILE, Manifest, Target
+from videossm.runtime.plan import Plan
+
+# Those of ONNX Runtime that run engines on a CUDA device.
+GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+_CPU_PLAN = "for the CPU make a plan by videossm-export ... --backend onnxruntime"
+
+
+def require_run(plan: Plan, device: str | None) -> None:
+    """Raises PreflightError with all that keeps this machine from running `plan` on `device`.
+
+    `device`: `cpu` or `cuda:N`; None for the backend's own. Looks at no more than the plan needs.
+    """
+    backend, index = plan.manifest.backend, _index(plan.manifest, device)
+    known = (backend,) if backend in BACKENDS else ()
+    problems = check_run(plan, probe_machine(known, () if index is None else (index,)), device)
+    if problems:
+        raise PreflightError(problems)
+
+
+def check_run(plan: Plan, machine: Machine, device: str | None = None) -> list[Problem]:
+    """What keeps `machine` from running `plan` on `device`, as `require_run`; none if it can.
+
+    Raises BackendError for a device that is none.
+    """
+    manifest = plan.manifest
+    if manifest.backend not in BACKENDS:
+        return [Problem("backend", manifest.backend, f"one of {', '.join(BACKENDS)}", "export the plan again")]
+    index = _index(manifest, device)
+    if index is None:
+        return list(_on_cpu(manifest, machine))
+    if not machine.gpus:  # then nothing that could be installed here helps
+        why = machine.driver.problem
+        if manifest.backend in MODULES:
+            return [
+                Problem(
+                    "device",
+                    f"a plan for {manifest.backend} on a machine without a GPU ({why})",
+                    "a GPU",
+                    f"run it where there is one; {_CPU_PLAN}",
+                )
+            ]
+        return [Problem("device", f"cuda:{index} on a machine without a GPU ({why})", "a GPU", "use --device cpu")]
+    return list(_on_gpu(manifest, machine, index))
+
+
+def device_bytes(manifest: Manifest) -> int:
+    """What a rollout needs at least: its files, if no weights are streamed, and each tensor of step and decoder."""
+    streams = manifest.target is not None and manifest.target.weight_streaming
+    files = sum(
+        file.size_bytes
+        for name, file in manifest.files.items()
+        if name != TOKENIZER_FILE and not name.startswith(f"{REPORT_FOLDER}/") and not streams
+    )
+    engines = (manifest.engines.step, manifest.engines.decoder)
+    tensors = [tensor for engine in engines for tensor in (*engine.inputs, *engine.outputs)]
+    return files + sum(tensor.size_bytes for tensor in tensors)
+
+
+def _index(manifest: Manifest, device: str | None) -> int | None:
+    if device is None:
+        return 0 if manifest.backend in MODULES else None
+    return device_index(device)
+
+
+def _on_cpu(manifest: Manifest, machine: Machine) -> Iterator[Problem]:
+    if manifest.backend in MODULES:
+        yield Problem("device", f"cpu for a plan for {manifest.backend}", "cuda:N", f"leave --device out; {_CPU_PLAN}")
+        return
+    yield from _package(machine, manifest.backend)
+    tensors = (tensor for _, engine in manifest.engines.items() for tensor in (*engine.inputs, *engine.outputs))
+    if any(tensor.dtype == "bfloat16" for tensor in tensors):
+        yield Problem(
+            "device",
+            "cpu for a plan in bf16",
+            "cuda:N, as ONNX Runtime has no such kernels on a CPU",
+            "change --device, or export with --precision fp16 or fp32",
+        )
+    yield from check_free("memory", device_bytes(manifest), machine.memory_free_bytes, "end other programs")
+
+
+def _on_gpu(manifest: Manifest, machine: Machine, index: int) -> Iterator[Problem]:
+    backend = manifest.backend
+    yield from _package(machine, backend)
+    yield from _package(machine, CUDA_BINDINGS)
+    yield from _driver(machine)
+    yield from (_version(manifest, machine) if backend in MODULES else _providers(machine))
+    if index >= len(machine.gpus):
+        have = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in machine.gpus)
+        yield Problem("device", f"cuda:{index}", f"one of {have}", "change --device")
+        return
+    gpu = machine.gpus[index]
+    if backend in MODULES:
+        yield from _architecture(manifest, gpu)
+    yield from check_free(
+        f"memory of cuda:{index}",
+        device_bytes(manifest),
+        gpu.free_bytes,
+        "end what else runs on it, or export a lower --precision",
+    )
+
+
+def _package(machine: Machine, name: str) -> Iterator[Problem]:
+    problem = machine.packages[name].problem
+    if problem is not None:
+        yield problem
+
+
+def _providers(machine: Machine) -> Iterator[Problem]:
+    if machine.providers and not any(provider in GPU_PROVIDERS for provider in machine.providers):
+        yield Problem(
+            "onnxruntime",
+            f"one with {', '.join(machine.providers)}",
+            f"one of {', '.join(GPU_PROVIDERS)}",
+            "pip install 'videossm[gpu]' in place of onnxruntime, or use --device cpu",
+        )
+
+
+def _driver(machine: Machine) -> Iterator[Problem]:
+    """A driver serves the CUDA of its own major version; NVIDIA's minor versions are compatible with each other."""
+    bindings, driver = machine.packages[CUDA_BINDINGS].version, machine.driver
+    if bindings is None or driver.cuda is None:
+        return
+    needed = int(bindings.partition(".")[0])
+    if driver.cuda[0] < needed:
+        got = f"{driver.version or 'one'}, for CUDA {driver.cuda[0]}.{driver.cuda[1]}"
+        yield Problem("driver", got, f"one for CUDA {needed}", "update it")
+
+
+def _version(manifest: Manifest, machine: Machine) -> Iterator[Problem]:
+    """An engine runs in the very version that built it; TensorRT, if asked to, makes those that later ones take."""
+    backend, target = manifest.backend, manifest.target
+    built, here = manifest.versions.get(backend), machine.packages[backend].version
+    if built is None or here is None or built == here:
+        return
+    if target is not None and target.version_compatible:
+        if _numbers(here) >= _numbers(built):
+            return
+        expected = f"{built} or later"
+    else:
+        expected = built
+    yield Problem(backend, f"version {here}", f"{expected}, which built the plan", "install that, or export again")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+
+
+def _architecture(manifest: Manifest, gpu: Gpu) -> Iterator[Problem]:
+    target = manifest.target
+    if target is not None and not _takes(target, gpu.architecture):
+        again = f"--gpu-arch {gpu.architecture}" if manifest.backend == "tensorrt-rtx" else "on this machine"
+        expected = " or ".join(target.architectures) + (" or later" if target.later else "")
+        yield Problem(
+            "device",
+            f"{gpu.architecture} ({gpu.name})",
+            f"{expected}, which the plan is for",
+            f"export it again {again}",
+        )
+    else:
+        yield from check_precision(manifest.precision, gpu.architecture)
+
+
+def _takes(target: Target, architecture: str) -> bool:
+    if architecture in target.architectures:
+        return True
+    return target.later and capability(architecture) > max(map(capability, target.architectures))

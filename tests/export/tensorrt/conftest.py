@@ -1,0 +1,108 @@
+"""The ONNX plan of `shapes`, exported once, in every precision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from videossm.calib.calibration import Calibration, Settings, Source, TensorScale
+from videossm.calib.observers import FORMATS, Precision
+from videossm.calib.plans import QUANTISED_ENGINES, candidates, write_half, write_quantized
+from videossm.export.build import BuildOptions, build_plan
+from videossm.export.source import find_source
+from videossm.runtime import Plan
+
+AMAX = 4.0  # of every activation: what an engine costs to build does not depend on its scales
+
+
+@pytest.fixture(scope="session")
+def shapes_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """fp32, standard operators, the shipped weights."""
+    folder = tmp_path_factory.mktemp("shapes") / "fp32.plan"
+    folder.mkdir()
+    source = find_source("shapes")
+    build_plan(source.load(source.config), source.tokenizer, BuildOptions(lowering="standard"), folder)
+    return Plan.open(folder)
+
+
+@pytest.fixture(scope="session")
+def in_precision(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Plan, str], Plan]:
+    """`in_precision(plan, "int8")`: an fp32 plan in another precision; what activations reach is made up."""
+    made: dict[tuple[str, str], Plan] = {}
+
+    def make(plan: Plan, precision: str) -> Plan:
+        if precision == "fp32":
+            return plan
+        if (plan.identity, precision) not in made:
+            folder = tmp_path_factory.mktemp(precision) / f"{precision}.plan"
+            folder.mkdir()
+            if precision in ("fp16", "bf16"):
+                write_half(plan, precision, folder)
+            else:
+                _quantize(plan, precision, folder)  # type: ignore[arg-type]
+            made[plan.identity, precision] = Plan.open(folder)
+        return made[plan.identity, precision]
+
+    return make
+
+
+def _quantize(plan: Plan, precision: Precision, folder: Path) -> None:
+    linears, _, _ = candidates(plan)
+    scale = TensorScale(amax=AMAX, scale=FORMATS[precision].scale(AMAX), steps=(), channel_amax=None)
+    tensors = {engine: {x.input: scale for x in linears if x.engine == engine} for engine in QUANTISED_ENGINES}
+    settings = Settings(
+        method="max", prompts=(), seeds=(), chunks=1, data="random", smoothquant=None, quantize_attention=False
+    )
+    calibration = Calibration(
+        format="videossm-calibration",
+        version=1,
+        precision=precision,
+        source=Source.of(plan, QUANTISED_ENGINES),
+        settings=settings,
+        tensors=tensors,
+    )
+    write_quantized(plan, calibration, {linear.name for linear in linears}, folder)
+
+
+class Bar:
+    """A bar that remembers, and calls `on_update` each time."""
+
+    def __init__(self, on_update: Callable[[], None] = lambda: None) -> None:
+        self.n, self.names, self._on_update = 0, [], on_update
+
+    def set_description_str(self, name: str) -> None:
+        self.n = 0
+        self.names.append(name)
+
+    def update(self, n: int) -> None:
+        self.n += n
+        self._on_update()
+
+
+@pytest.fixture
+def bar() -> Bar:
+    return Bar()
+
+
+@pytest.fixture
+def quiet() -> Callable[[int, str], Any]:
+    """Progress that nobody sees."""
+    return showing(Bar())
+
+
+@pytest.fixture
+def showing_bar() -> Callable[[Any], Callable[[int, str], Any]]:
+    """`showing_bar(bar)`: progress on that bar."""
+    return showing
+
+
+def showing(bar: Any) -> Callable[[int, str], Any]:
+    @contextlib.contextmanager
+    def progress(total: int, unit: str) -> Iterator[Any]:
+        yield bar
+
+    return progress

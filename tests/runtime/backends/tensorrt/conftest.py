@@ -1,0 +1,216 @@
+"""TensorRT's Python interface over the emulated CUDA. An "engine" is the ONNX graph itself and what it computes is
+ONNX Runtime's, at the moment when the stream comes to it: nothing here pretends to be TensorRT's arithmetic.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from videossm.runtime.plan import Plan, write_manifest
+
+DTYPES = {
+    "tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int64)": "INT64", "tensor(int32)": "INT32",
+    "tensor(uint8)": "UINT8",
+}  # fmt: skip
+
+
+class EmulatedTensorRt:
+    """Stands for the module `tensorrt`, or with `rtx` for `tensorrt_rtx`."""
+
+    __version__ = "11.1.0"
+
+    class ILogger:
+        INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+    DataType = enum.Enum("DataType", ["FLOAT", "HALF", "BF16", "INT64", "INT32", "UINT8"])
+    TensorIOMode = enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"])
+    TensorLocation = enum.Enum("TensorLocation", ["DEVICE", "HOST"])
+    EngineStat = enum.Enum("EngineStat", ["TOTAL_WEIGHTS_SIZE"])
+    ExecutionContextAllocationStrategy = enum.Enum("ExecutionContextAllocationStrategy", ["USER_MANAGED"])
+
+    def __init__(self, cuda: Any, rtx: bool) -> None:
+        self.cuda = cuda
+        self.options = SimpleNamespace(capturable=True, streamable=0, stripped=False, refuses="")
+        self.contexts: list[Any] = []
+        self.runtimes: list[Any] = []
+        self.Runtime = lambda logger: EmulatedRuntime(self, logger)
+        self.Refitter = EmulatedRefitter
+        self.OnnxParserRefitter = EmulatedParserRefitter
+        self.IExecutionContext = EmulatedRtxContext if rtx else EmulatedContext
+
+    def refused(self, call: str, logger: Any) -> bool:
+        """Does the test want `call` to fail?"""
+        if self.options.refuses == call:
+            logger.log(self.ILogger.ERROR, f"[{call}] it failed,\n as the test wanted")
+        return self.options.refuses == call
+
+
+class EmulatedRuntime:
+    def __init__(self, trt: EmulatedTensorRt, logger: Any) -> None:
+        assert trt.cuda.current is not None, "a runtime is of the current device"
+        self._trt, self._logger = trt, logger
+        self.engine_host_code_allowed = False
+        trt.runtimes.append(self)
+
+    def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
+        if self._trt.refused("deserialize_cuda_engine", self._logger):
+            return None
+        return EmulatedEngine(self._trt, self._logger, bytes(memoryview(serialized_engine)))
+
+
+class EmulatedEngine:
+    def __init__(self, trt: EmulatedTensorRt, logger: Any, model: bytes) -> None:
+        self._trt, self._logger = trt, logger
+        options = OnnxRuntimeBackend("cpu", 1)._options()
+        self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._inputs = {tensor.name: tensor for tensor in self.session.get_inputs()}
+        self._tensors = {**self._inputs, **{tensor.name: tensor for tensor in self.session.get_outputs()}}
+        self.num_io_tensors = len(self._tensors)
+        self.streamable_weights_size = trt.options.streamable
+        self._budget = self.streamable_weights_size
+        self.filled = not trt.options.stripped
+        self._weights_bytes = len(model) + self.streamable_weights_size
+
+    @property
+    def weight_streaming_budget_v2(self) -> int:
+        return self._budget
+
+    @weight_streaming_budget_v2.setter
+    def weight_streaming_budget_v2(self, budget: int) -> None:
+        self._budget = budget
+        self._trt.cuda.library_bytes += budget
+
+    @property
+    def device_memory_size_v2(self) -> int:
+        """Another one for each engine, and less of it with all the weights on the device."""
+        return 1000 * len(self._tensors) + self.streamable_weights_size - self.weight_streaming_budget_v2
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return self._trt.TensorIOMode.INPUT if name in self._inputs else self._trt.TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self._trt.DataType[DTYPES[self._tensors[name].type]]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def get_tensor_location(self, name: str) -> Any:
+        return self._trt.TensorLocation.HOST if self._trt.options.refuses == name else self._trt.TensorLocation.DEVICE
+
+    def get_engine_stat(self, stat: Any) -> int:
+        return self._weights_bytes
+
+    def create_execution_context(self, strategy: Any) -> Any:
+        if self._trt.refused("create_execution_context", self._logger):
+            return None
+        return self._trt.IExecutionContext(self._trt, self._logger, self)
+
+
+class EmulatedContext:
+    def __init__(self, trt: EmulatedTensorRt, logger: Any, engine: EmulatedEngine) -> None:
+        self._trt, self._logger, self.engine = trt, logger, engine
+        self.memory = (0, 0)
+        self.addresses: dict[str, int] = {}
+        self.runs = 0
+        trt.contexts.append(self)
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert size >= self.engine.device_memory_size_v2 and memory % 16 == 0, "the block is too small"
+        self.memory = (memory, size)
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self.addresses[name] = memory
+        return memory % 256 == 0 and not self._trt.refused("set_tensor_address", self._logger)
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        cuda, engine = self._trt.cuda, self.engine
+        assert cuda.current == 0, "it runs on the current device"
+        assert engine.filled, "the engine has no weights"
+        if self._trt.refused("execute_async_v3", self._logger):
+            return False
+        if cuda.capturing is not None and not self._trt.options.capturable:
+            cuda.invalidated = True
+            self._trt.options.refuses, refuses = "execute_async_v3", self._trt.options.refuses
+            self._trt.refused("execute_async_v3", self._logger)
+            self._trt.options.refuses = refuses
+            return False
+        addresses, (memory, size) = dict(self.addresses), self.memory
+        assert len(addresses) == engine.num_io_tensors, "every tensor needs an address"
+
+        def run() -> None:
+            scratch = cuda.view(memory, size)
+            assert scratch is not None, "the activations' block is gone"
+            scratch[...] = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+            self._trt.cuda.run_graph(engine.session, addresses)
+
+        cuda.queue_work(stream_handle, "engine", run)
+        self.runs += 1
+        return True
+
+
+class EmulatedRtxContext(EmulatedContext):
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self._trt.options.capturable
+
+
+class EmulatedRefitter:
+    def __init__(self, engine: EmulatedEngine, logger: Any) -> None:
+        self.engine, self.logger = engine, logger
+        self.file: str | None = None
+
+    def refit_cuda_engine(self) -> bool:
+        self.engine.filled = self.file is not None
+        return self.engine.filled
+
+
+class EmulatedParserRefitter:
+    def __init__(self, refitter: EmulatedRefitter, logger: Any) -> None:
+        self._refitter = refitter
+
+    def refit_from_file(self, model: str) -> bool:
+        if not Path(model).read_bytes():
+            self._refitter.logger.log(EmulatedTensorRt.ILogger.ERROR, "no graph")
+            return False
+        self._refitter.file = model
+        return True
+
+
+@pytest.fixture
+def tensorrt(emulate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., EmulatedTensorRt]:
+    """`tensorrt(order="late", rtx=False)`: from now on that is TensorRT, and its `cuda` CUDA."""
+
+    def make(order: str = "late", rtx: bool = False) -> EmulatedTensorRt:
+        trt = EmulatedTensorRt(emulate(order), rtx)
+        monkeypatch.setattr("videossm.runtime.backends.tensorrt.backend.load_tensorrt", lambda name: trt)
+        return trt
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def engine_plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Plan]:
+    """`engine_plan(plan, **fields)`: the same for TensorRT, with those fields of the manifest changed."""
+
+    def build(plan: Plan, **fields: Any) -> Plan:
+        folder = Path(shutil.copytree(plan.path, tmp_path_factory.mktemp("engines") / f"{plan.name}.plan"))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").unlink()
+        manifest.pop("files")
+        write_manifest(folder, {**manifest, "backend": "tensorrt", **fields})
+        return Plan.open(folder)
+
+    return build
