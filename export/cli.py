@@ -16,18 +16,19 @@ from videossm.calib.cli.options import CalibrationOptions, calibration_options
 from videossm.export.output import check_out, new_plan
 from videossm.export.precision import PrecisionOptions, check_precision
 from videossm.export.stages import (
-    Report,
+    Result,
     VerificationError,
     build_engines,
     lower_graphs,
     trace_graphs,
     verify_graphs,
 )
-from videossm.export.target import BACKENDS, PRECISIONS, Target
+from videossm.export.target import PRECISIONS, Target
 from videossm.export.tensorrt.options import TensorRtOptions, tensorrt_options
 from videossm.runtime import Plan
 from videossm.runtime.cli import Command
 from videossm.runtime.errors import UserError
+from videossm.runtime.machine import BACKENDS
 from videossm.runtime.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and a wrong option do without
@@ -83,7 +84,7 @@ def export(
     precision: str,
     backend: str,
     lowering: str | None,
-    engines: TensorRtOptions,
+    building: TensorRtOptions,
     opset: int,
     height: int | None,
     width: int | None,
@@ -107,9 +108,9 @@ def export(
     With --backend tensorrt or tensorrt-rtx also a PLAN of ONNX graphs, which is built as it is.
     """
     if _is_plan(checkpoint):
-        _build_plan(context, Path(checkpoint), out, backend, engines, dry_run, as_json)
+        _build_plan(context, Path(checkpoint), out, backend, building, dry_run, as_json)
         return
-    target = Target(precision, backend, lowering, engines, opset)
+    target = Target(precision, backend, lowering, building, opset)
     target.check()
     if layers is not None and not random_weights:
         raise UserError("--layers: got it with a checkpoint's weights, expected --random-weights beside it; add it")
@@ -120,7 +121,7 @@ def export(
     check_out(out)
     window = _given(chunk_frames=chunk_frames, window_frames=window_frames, sink_frames=sink_frames)
     geometry = _given(height=height, width=width, batch=batch) | {"window": window}
-    done = Report(str(out), "", precision, backend, target.plan_lowering, None)
+    done = Result(str(out), "", precision, backend, target.plan_lowering, None)
     with done.stage("export"):
         source, model = _load(checkpoint, random_weights, geometry | {"transformer": _given(layers=layers)})
     done.name, done.parameters = model.config.name, sum(p.numel() for p in model.parameters())
@@ -150,7 +151,9 @@ def export(
     except VerificationError as error:
         click.echo(str(error), err=True)
         context.exit(1)
-    done.finish(as_json, f"{out}: {done.size_bytes / 1e6:.1f} MB in {sum(done.seconds.values()):.0f} s")
+    same = f"--backend onnxruntime --lowering standard -o {GRAPHS}"
+    by_hand = f"by hand, once the same options with {same} have made the graphs:"
+    done.finish(as_json, f"{out}: {done.size_bytes / 1e6:.1f} MB in {sum(done.seconds.values()):.0f} s", by_hand)
 
 
 def _is_plan(name: str) -> bool:
@@ -162,7 +165,7 @@ def _build_plan(
     path: Path,
     out: Path,
     backend: str,
-    engines: TensorRtOptions,
+    building: TensorRtOptions,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -173,21 +176,20 @@ def _build_plan(
         name = parameter.name or ""
         if name not in OF_ENGINES and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise UserError(
-                f"{parameter.opts[0]}: got it with a plan, whose graphs are built as they are, expected a checkpoint "
-                "or preset; leave it out"
+                f"{_said(context, parameter)}: got it with a plan, whose graphs are built as they are, expected a "
+                "checkpoint or preset; leave it out"
             )
     plan = Plan.open(path)
     check_source(plan)
     manifest = plan.manifest
-    target = Target(manifest.precision, backend, None, engines)
+    target = Target(manifest.precision, backend, None if building.plugins else manifest.lowering, building)
     if not target.builds:
         raise UserError(f"--backend: got {backend} with a plan, expected tensorrt or tensorrt-rtx; choose one")
-    lowering = "plugin" if engines.plugins else manifest.lowering
-    target.check_backend(lowering)
+    target.check_backend()
     check_out(out)
     if out.resolve() == plan.path.resolve():
         raise UserError(f"-o: got {out}, whose graphs are built, expected another name; choose one")
-    done = Report(str(out), manifest.name, manifest.precision, backend, lowering, None)
+    done = Result(str(out), manifest.name, manifest.precision, backend, target.plan_lowering, None)
     if dry_run:
         done.finish(as_json, f"would write {out}: {manifest.name}, {backend}, {manifest.precision}")
         return
@@ -196,6 +198,12 @@ def _build_plan(
             build_engines(done, plan, target, folder, plan.path)
         done.size_bytes = _size_bytes(folder)
     done.finish(as_json, f"{out}: {done.size_bytes / 1e6:.1f} MB in {done.seconds['build']:.0f} s")
+
+
+def _said(context: click.Context, parameter: click.Parameter) -> str:
+    """The option as the user gave it: of --report/--no-report the one of the two."""
+    off = parameter.secondary_opts and not context.params[parameter.name or ""]
+    return (parameter.secondary_opts if off else parameter.opts)[0]
 
 
 def _load(checkpoint: str, random_weights: bool, changes: dict[str, Any]) -> tuple[Source, VideoModel]:

@@ -1,4 +1,4 @@
-"""The stages of an export, each with its progress and its part of the report."""
+"""The stages of an export, each with its progress and its part of the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class VerificationError(Exception):
 
 
 @dataclass
-class Report:
+class Result:
     """What `--json` prints."""
 
     plan: str
@@ -44,8 +44,8 @@ class Report:
     engines: dict[str, dict[str, float]] = field(default_factory=dict)  # of TensorRT: seconds, size_bytes
     commands: dict[str, str] = field(default_factory=dict)  # that build the same engines by hand
 
-    def finish(self, as_json: bool, line: str) -> None:
-        """Prints all of it: as JSON on stdout, or on stderr with `line` as the last."""
+    def finish(self, as_json: bool, line: str, by_hand: str = "by hand:") -> None:
+        """Prints all of it: as JSON on stdout, or on stderr, `by_hand` before the commands and `line` as the last."""
         if as_json:
             print_json(vars(self))
             return
@@ -54,8 +54,7 @@ class Report:
         for name, engine in self.engines.items():
             click.echo(f"{name:<12} {engine['seconds']:6.1f} s {engine['size_bytes'] / 1e6:8.1f} MB", err=True)
         if self.commands:
-            graphs = "" if self.parameters is None else ", with the graphs of --backend onnxruntime --lowering standard"
-            click.echo("\n".join([f"by hand{graphs}:", *self.commands.values()]), err=True)
+            click.echo("\n".join([by_hand, *self.commands.values()]), err=True)
         click.echo(line, err=True)
 
     @contextmanager
@@ -80,15 +79,15 @@ def trace_graphs(model: VideoModel, source: Source, target: Target, folder: Path
         build_plan(model, source.tokenizer, options, folder, on_engine)
 
 
-def verify_graphs(report: Report, folder: Path, model: VideoModel, chunks: int | None, quiet: bool) -> None:
+def verify_graphs(result: Result, folder: Path, model: VideoModel, chunks: int | None, quiet: bool) -> None:
     """Raises VerificationError unless the plan in `folder` computes what `model` does."""
     from videossm.export.verify import PIXEL_TOLERANCE, TOLERANCE, chunks_to_verify, verify
 
     plan = Plan.open(folder)
-    report.tolerance = TOLERANCE
+    result.tolerance = TOLERANCE
     for error in verify(plan, model, chunks or chunks_to_verify(plan)):
-        report.chunk_errors.append(error.latent)
-        report.pixel_errors.append(error.pixels)
+        result.chunk_errors.append(error.latent)
+        result.pixel_errors.append(error.pixels)
         line = f"chunk {error.index}: relative error {error.latent:.1e}, pixels differ by {error.pixels}"
         if not error.small:
             raise VerificationError(
@@ -99,17 +98,17 @@ def verify_graphs(report: Report, folder: Path, model: VideoModel, chunks: int |
             click.echo(line, err=True)
 
 
-def lower_graphs(report: Report, options: PrecisionOptions, fp32: Path, folder: Path) -> None:
+def lower_graphs(result: Result, options: PrecisionOptions, fp32: Path, folder: Path) -> None:
     """From the fp32 plan the one of the wanted precision."""
-    report.accuracy = make_precision(options, fp32, folder)
+    result.accuracy = make_precision(options, fp32, folder)
 
 
-def build_engines(report: Report, plan: Plan, target: Target, folder: Path, shown: Path) -> None:
+def build_engines(result: Result, plan: Plan, target: Target, folder: Path, shown: Path) -> None:
     """From a plan of ONNX graphs that of engines; the commands name the graphs as if they were in `shown`."""
     from videossm.export.tensorrt import build
     from videossm.export.tensorrt.command import build_command
 
-    built = build.build_engines(plan, target.backend, target.engines, folder, progress)
+    built = build.build_engines(plan, target.backend, target.building, folder, progress)
     for name, spec in plan.manifest.engines.items():
-        report.engines[name] = vars(built[name])
-        report.commands[name] = build_command(target.backend, shown / spec.file, f"{name}.engine", target.engines)
+        result.engines[name] = vars(built[name])
+        result.commands[name] = build_command(target.backend, shown / spec.file, f"{name}.engine", target.building)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from videossm.export.precision import QUANTISED
-from videossm.export.tensorrt.options import BACKENDS as TENSORRT
-from videossm.export.tensorrt.options import TensorRtOptions
+from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions
+from videossm.runtime.backends.tensorrt.module import MODULES
+from videossm.runtime.backends.tensorrt.preflight import check_build
 from videossm.runtime.errors import BackendError, PreflightError, UserError
+from videossm.runtime.machine import BACKENDS, probe_machine
 
-BACKENDS = ("onnxruntime", *TENSORRT)
 LOWERINGS = ("contrib", "standard", "plugin")
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
 OPSETS = range(23, 26)
@@ -18,18 +19,18 @@ LATER_RUNTIME = (1, 24)  # since when ONNX Runtime has LinearAttention, and Q/DQ
 
 @dataclass(frozen=True)
 class Target:
-    """As given, `lowering` None where not. `engines`: how TensorRT builds, if it does."""
+    """As given, `lowering` None where not. `building`: how TensorRT builds, if it does."""
 
     precision: str
     backend: str
     lowering: str | None
-    engines: TensorRtOptions
+    building: TensorRtOptions
     opset: int = OPSETS[0]
 
     @property
     def builds(self) -> bool:
         """Whether engines are built, of graphs that ONNX Runtime verifies and calibrates before."""
-        return self.backend in TENSORRT
+        return self.backend in MODULES
 
     @property
     def graph_lowering(self) -> str:
@@ -43,7 +44,7 @@ class Target:
         """That of the plan: with plugins, the memory engine is built of another graph than ONNX Runtime's."""
         if not self.builds:
             return self.graph_lowering
-        return self.lowering or ("plugin" if self.engines.plugins else "standard")
+        return self.lowering or ("plugin" if self.building.plugins else "standard")
 
     def check(self) -> None:
         """Raises UserError, BackendError or PreflightError for a target that export cannot make here."""
@@ -62,25 +63,23 @@ class Target:
                 f"--precision: got {self.precision} with an ONNX Runtime that cannot run it, expected {later} or "
                 "later; upgrade onnxruntime, which needs Python 3.11, or choose fp32"
             )
-        self.check_backend(self.plan_lowering)
+        self.check_backend()
 
-    def check_backend(self, lowering: str) -> None:
-        """The part of `check` that is about building graphs of a given lowering."""
-        from videossm.runtime.backends.tensorrt.preflight import check_build
-        from videossm.runtime.machine import probe_machine
-
-        machine = probe_machine([self.backend])
-        self.engines.check(self.backend, machine)
+    def check_backend(self) -> None:
+        """The part of `check` that counts for graphs that are there, too."""
+        machine = probe_machine([self.backend], BUILDING_GPUS if self.builds else ())  # a graph needs none to be made
+        lowering = self.plan_lowering
+        self.building.check(self.backend, machine)
         if not self.builds:
             if lowering == "plugin":
                 raise UserError("--lowering: got plugin with onnxruntime, expected contrib or standard; choose one")
             return
-        problems = check_build(self.backend, self.precision, self.engines.gpu_arch, lowering, machine)
+        problems = check_build(self.backend, self.precision, self.building.gpu_arch, lowering, machine)
         if problems:
             raise PreflightError(problems)
-        if (lowering == "plugin") != (self.engines.plugins is not None):
+        if (lowering == "plugin") != (self.building.plugins is not None):
             raise UserError(
-                f"--lowering: got {lowering} with{'' if self.engines.plugins else 'out'} --plugins, expected plugin "
+                f"--lowering: got {lowering} with{'' if self.building.plugins else 'out'} --plugins, expected plugin "
                 "and --plugins, or neither; change it"
             )
 

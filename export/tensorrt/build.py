@@ -11,7 +11,7 @@ from typing import Any
 
 from videossm.calib.plans import graph_files, share
 from videossm.export.tensorrt.engine import EngineBuilder, Progress
-from videossm.export.tensorrt.options import TensorRtOptions
+from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions
 from videossm.export.tensorrt.worker import in_thread
 from videossm.runtime import Plan
 from videossm.runtime.backends.tensorrt.module import load_tensorrt
@@ -37,7 +37,7 @@ def build_engines(
     Raises UserError for a plan or options that do not fit, PreflightError with all that would keep the build from
     its end, BackendError for what fails all the same. What is in `folder` then is no plan.
     """
-    machine = probe_machine([backend])
+    machine = probe_machine([backend], BUILDING_GPUS)
     check_source(plan)
     options.check(backend, machine)
     lowering = "plugin" if options.plugins else plan.manifest.lowering
@@ -49,9 +49,8 @@ def build_engines(
             from videossm.export.tensorrt.plugin_memory import write_plugin_memory  # and torch with it
 
             graphs["memory"] = write_plugin_memory(plan, Path(temporary))
-        engine_builder = in_thread(
-            lambda: EngineBuilder(trt, options, progress)
-        )  # loads plugins: the parser needs them
+        # The builder before the graphs are looked at: it loads the plugins, which the parser needs.
+        engine_builder = in_thread(lambda: EngineBuilder(trt, options, progress))
         _raise(check_room(graphs, folder, machine) + in_thread(lambda: check_graphs(trt, graphs)))
         built = {}
         for name, spec in plan.manifest.engines.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from videossm.export.tensorrt.options import TensorRtOptions
 
 TOOLS = {"tensorrt": "trtexec", "tensorrt-rtx": "tensorrt_rtx"}
-HARDWARE = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
+HARDWARE_LEVELS = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
 
 
 def build_command(backend: str, graph: Path, engine: str, options: TensorRtOptions) -> str:
@@ -33,7 +33,7 @@ def build_command(backend: str, graph: Path, engine: str, options: TensorRtOptio
     words += ["--allowWeightStreaming"] * options.weight_streaming
     words += ["--versionCompatible"] * options.version_compatible
     if options.hardware_compatible is not None:
-        words += [f"--hardwareCompatibilityLevel={HARDWARE[options.hardware_compatible]}"]
+        words += [f"--hardwareCompatibilityLevel={HARDWARE_LEVELS[options.hardware_compatible]}"]
     if options.plugins is not None:
         words += [f"--dynamicPlugins={options.plugins}", f"--setPluginsToSerialize={options.plugins}"]
     return shlex.join(words)

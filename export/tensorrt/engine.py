@@ -16,9 +16,8 @@ from videossm.runtime.backends.tensorrt.network import parse_network
 from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec
 
-Progress = Callable[
-    [int, str], AbstractContextManager[Any]
-]  # (total, unit) -> a bar, as `videossm.runtime.cli.progress`
+# (total, unit) -> a bar, as `videossm.runtime.cli.progress`
+Progress = Callable[[int, str], AbstractContextManager[Any]]
 
 PERCENT = 100
 DTYPES = {  # TensorRT's name of each of a manifest's

@@ -15,13 +15,14 @@ from typing import Any
 
 import click
 
+from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.errors import UserError
 from videossm.runtime.machine import Machine
 
-BACKENDS = ("tensorrt", "tensorrt-rtx")
 VERBOSITIES = ("none", "layer_names_only", "detailed")
 HARDWARE = ("ampere_plus", "same_compute_capability")
 LEVELS = range(6)
+BUILDING_GPUS = (0,)  # that may be used: TensorRT builds for the first
 ONLY = {  # the options that one of the backends has
     "gpu_arch": "tensorrt-rtx",
     "builder_level": "tensorrt",
@@ -76,8 +77,8 @@ class TensorRtOptions:
         Architectures are the preflight's affair.
         """
         for name in self.given:
-            if backend not in BACKENDS or ONLY.get(name, backend) != backend:
-                expected = ONLY.get(name, " or ".join(BACKENDS))
+            if backend not in MODULES or ONLY.get(name, backend) != backend:
+                expected = ONLY.get(name, " or ".join(MODULES))
                 raise UserError(f"{_option(name)}: got it with {backend}, expected --backend {expected}; leave it out")
         self._check_values()
         if backend == "tensorrt-rtx" and (self.refit or self.strip_weights):
@@ -120,12 +121,12 @@ class TensorRtOptions:
 
 
 def tensorrt_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options to `command`, which gets them as one argument `engines`."""
+    """Adds the options to `command`, which gets them as one argument `building`."""
 
     @functools.wraps(command)
     def collected(*args: Any, **options: Any) -> Any:
         own = {field.name: options.pop(field.name) for field in fields(TensorRtOptions)}
-        return command(*args, engines=TensorRtOptions(**own), **options)
+        return command(*args, building=TensorRtOptions(**own), **options)
 
     for option in reversed(_OPTIONS):
         collected = option(collected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,14 @@ def write_timings(file: Path, config: Any, log: Log) -> None:
     cache = config.get_timing_cache()
     if file.exists() and not cache.combine(_cache_in(file, config, log), False):
         raise log.fail(_what(file), MEND)
+    temporary = file.with_name(f".{file.name}-{os.getpid()}")  # other builds may write theirs
     try:
-        with tempfile.NamedTemporaryFile(dir=file.absolute().parent, prefix=f".{file.name}-", delete=False) as written:
-            written.write(memoryview(cache.serialize()))
-        os.replace(written.name, file)  # a build that is killed leaves the older timings
+        temporary.write_bytes(memoryview(cache.serialize()))
+        os.replace(temporary, file)  # a build that is killed leaves the older timings
     except OSError as error:
         raise UserError(f"{_what(file)} cannot be written ({error.strerror}); {MEND}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _cache_in(file: Path, config: Any, log: Log) -> Any:

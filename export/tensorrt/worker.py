@@ -6,12 +6,15 @@ there are none, but for those of the logger and the progress monitor, and what i
 
 from __future__ import annotations
 
+import atexit
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from threading import Event, Thread
 from typing import TypeVar
 
 POLL_S = 0.05  # how long Ctrl-C waits to be seen, at most
+INTERRUPTED = 130  # exit code
 
 T = TypeVar("T")
 
@@ -45,6 +48,15 @@ def in_thread(
         cancel()
         given_up.set()
         if begun.is_set():  # else the work is never begun
-            wait([done])  # Python must not end while TensorRT works: that ends in an abort
+            _wait_for_the_end(done)
         raise
     return done.result()
+
+
+def _wait_for_the_end(done: Future[T]) -> None:
+    """Python must not end while TensorRT works, whose next message would abort it: a second Ctrl-C ends the process."""
+    try:
+        wait([done])
+    except KeyboardInterrupt:
+        atexit.register(lambda: None if done.done() else os._exit(INTERRUPTED))
+        raise

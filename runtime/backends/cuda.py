@@ -28,15 +28,16 @@ class CudaDevice:
 
     def __init__(self, index: int, otherwise: str) -> None:
         self.index = index
+        self._streams: list[int] = []  # that are not yet destroyed
         self._cudart = load_cudart(otherwise)
         self._check_present(otherwise)
         self._capturing = False
         self._unwanted: list[tuple[str, int]] = []
         self.taken = {"buffers": 0, "activations": 0, _PINNED: 0}  # bytes now, by kind
         self.graphs = 0  # now
-        self.compute, self.copies = (
-            int(self.call("cudaStreamCreateWithFlags", self._cudart.cudaStreamNonBlocking)) for _ in range(2)
-        )
+        for _ in range(2):
+            self._streams.append(int(self.call("cudaStreamCreateWithFlags", self._cudart.cudaStreamNonBlocking)))
+        self.compute, self.copies = self._streams
 
     def use(self) -> None:
         """Makes it the calling thread's current device, for libraries that ask for that one."""
@@ -104,6 +105,11 @@ class CudaDevice:
     def event_flags(self, timed: bool) -> int:
         return int(self._cudart.cudaEventDefault if timed else self._cudart.cudaEventDisableTiming)
 
+    def settle(self) -> None:
+        """Waits for all streams, before something is given up that queued work may still use. Raises nothing."""
+        for stream in self._streams:
+            self.release("cudaStreamSynchronize", stream)
+
     def release(self, function: str, handle: int) -> None:
         """Calls a function that frees something. Within a capture, where CUDA forbids that, it is put off."""
         if self._capturing:
@@ -151,9 +157,10 @@ class CudaDevice:
         return ", ".join(f"{size_bytes / 1e6:.0f} MB of {kind}" for kind, size_bytes in self.taken.items())
 
     def __del__(self) -> None:
-        for stream in (getattr(self, name, None) for name in ("compute", "copies")):
-            if stream is not None:
-                self.release("cudaStreamDestroy", stream)
+        self.settle()  # among garbage in a cycle it may come before graphs and memory, which then find no stream
+        streams, self._streams = self._streams, []
+        for stream in streams:
+            self.release("cudaStreamDestroy", stream)
 
 
 class CudaEvent:
@@ -199,14 +206,14 @@ class CudaGraph:
 
     def __del__(self) -> None:
         self._device.graphs -= 1
-        self._device.release("cudaStreamSynchronize", self._device.compute)  # it may be running
+        self._device.settle()  # it may be running
         self._device.release("cudaGraphExecDestroy", self._graph)
 
 
 class Memory:
     """A block of device memory, or of pinned host memory, for as long as it is referenced.
 
-    `kind`: buffers, activations or pinned. CUDA lets queued work end before it frees a block.
+    `kind`: buffers, activations or pinned. Queued work ends before a block is freed: CUDA does not promise to wait.
     """
 
     def __init__(self, device: CudaDevice, kind: str, size_bytes: int) -> None:
@@ -218,6 +225,7 @@ class Memory:
     def __del__(self) -> None:
         if hasattr(self, "address"):
             self._device.taken[self._kind] -= self.size_bytes
+            self._device.settle()
             self._device.release("cudaFreeHost" if self._kind == _PINNED else "cudaFree", self.address)
 
 

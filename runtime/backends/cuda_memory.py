@@ -112,6 +112,9 @@ class CudaBuffer:
         device.copy_rows(target, start, self.row_bytes, self.shape[0], "DeviceToDevice", device.compute)
 
     def _copy_to_host(self, address: int, stream: int) -> None:
+        if self.contiguous:  # rows may be longer than the largest pitch that CUDA takes
+            self._shared.device.copy(address, self.address, self.size_bytes, "DeviceToHost", stream)
+            return
         target, start = (address, self.row_bytes), (self.address, self.pitch_bytes)
         self._shared.device.copy_rows(target, start, self.row_bytes, self.shape[0], "DeviceToHost", stream)
 

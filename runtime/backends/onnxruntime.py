@@ -6,6 +6,9 @@ That side has not yet run on a GPU.
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,8 +43,9 @@ _ELEMENTS = {"tensor(bfloat16)": 16}  # ONNX element types of what NumPy has no 
 _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
     "tensorrt": ("TensorrtExecutionProvider", {}),
-    "nv-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", {}),
+    "nv-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", {"has_user_compute_stream": "1"}),
 }
+_TIDIED = 64  # runs of a session, the last of which is waited for
 
 
 class OnnxRuntimePass:
@@ -56,28 +60,55 @@ class OnnxRuntimePass:
         self._session.run_with_iobinding(self._binding)
 
 
+class _Pace:
+    """Which runs of one session the host waits for.
+
+    All of them if it has `nodes_on_host`: ONNX Runtime may use their pinned memory again as soon as a run returns. Else
+    one in _TIDIED: only a run that is waited for gives back what kernels, as Concat's, have staged in pinned memory.
+    """
+
+    def __init__(self, nodes_on_host: bool) -> None:
+        self._every = 1 if nodes_on_host else _TIDIED
+        self._runs = 0
+        self._waited, self._queued = ort.RunOptions(), ort.RunOptions()
+        self._queued.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def options(self) -> Any:
+        self._runs += 1
+        return self._queued if self._runs % self._every else self._waited
+
+
 class OnnxRuntimeCudaPass(OnnxRuntimePass):
-    """One whose work is queued on the device's compute stream, and not waited for."""
+    """One whose work is queued on the device's compute stream; `pace` is that of its session."""
 
     def __init__(
-        self, session: Any, binding: Any, buffers: list[Buffer], memory: CudaMemory, outputs: Iterable[Buffer]
+        self,
+        session: Any,
+        binding: Any,
+        buffers: list[Buffer],
+        memory: CudaMemory,
+        outputs: Iterable[Buffer],
+        pace: _Pace,
     ) -> None:
         super().__init__(session, binding, buffers)
-        self._memory = memory
+        self._memory, self._pace = memory, pace
         self._written = {buffer.memory.address for buffer in outputs if isinstance(buffer, CudaBuffer)}
-        self._options = ort.RunOptions()
-        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def run(self) -> None:
         self._memory.before_writing(self._written)
-        self._session.run_with_iobinding(self._binding, self._options)
+        self._session.run_with_iobinding(self._binding, self._pace.options())
+
+    def __del__(self) -> None:
+        if hasattr(self, "_memory"):
+            self._memory.device.settle()  # the session may go next, and its memory with it
 
 
 class OnnxRuntimeEngine:
     """One InferenceSession; `memory`: of the GPU that it runs on, None for the CPU."""
 
-    def __init__(self, session: Any, memory: CudaMemory | None = None) -> None:
+    def __init__(self, session: Any, memory: CudaMemory | None = None, nodes_on_host: bool = False) -> None:
         self._session, self._memory = session, memory
+        self._pace = _Pace(nodes_on_host)
         tensors = [*session.get_inputs(), *session.get_outputs()]
         self._elements = {tensor.name: _ELEMENTS[tensor.type] for tensor in tensors if tensor.type in _ELEMENTS}
 
@@ -91,7 +122,7 @@ class OnnxRuntimeEngine:
         bound = [*inputs.values(), *outputs.values()]
         if self._memory is None:
             return OnnxRuntimePass(self._session, binding, bound)
-        return OnnxRuntimeCudaPass(self._session, binding, bound, self._memory, outputs.values())
+        return OnnxRuntimeCudaPass(self._session, binding, bound, self._memory, outputs.values(), self._pace)
 
 
 class OnnxRuntimeBackend:
@@ -108,6 +139,7 @@ class OnnxRuntimeBackend:
         self._precision = precision
         self._providers: list[Any] = ["CPUExecutionProvider"]
         self._cuda: CudaMemory | None = None
+        self._notes: list[str] = []
         if index is not None:
             self._cuda = self._open_gpu(index, provider or "cuda")
         elif provider is not None:
@@ -125,6 +157,8 @@ class OnnxRuntimeBackend:
                 "pip install 'videossm[gpu]' in place of onnxruntime, or use --device cpu"
             )
         device = CudaDevice(index, "use --device cpu")
+        with contextlib.redirect_stdout(sys.stderr):  # where it says what it misses
+            ort.preload_dlls()  # CUDA and cuDNN out of NVIDIA's packages, which the system's loader does not find
         for name, options in (_PROVIDERS["cuda"], _PROVIDERS[provider]):
             if name in available and name not in (entry[0] for entry in self._providers):
                 on_ours = {"device_id": str(index), "user_compute_stream": str(device.compute)}
@@ -138,21 +172,26 @@ class OnnxRuntimeBackend:
                 "change --device, or export with --precision fp16 or fp32"
             )
         try:
-            session = ort.InferenceSession(str(file), self._options(), providers=self._providers)
+            # Its fallback tells stdout, which may be the video, and then computes on the CPU.
+            session = ort.InferenceSession(str(file), self._options(), providers=self._providers, enable_fallback=False)
         except Exception as error:  # onnxruntime has no common base class of its errors
             why = " ".join(str(error).split())
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
         if self._cuda is not None and self._providers[0][0] not in session.get_providers():
             raise BackendError(
                 f"device: got {self.device}, where ONNX Runtime cannot start {self._providers[0][0]}, expected it to; "
-                "check the driver, and that CUDA and cuDNN are those that onnxruntime-gpu asks for"
+                "check the driver, and that the libraries that it was built with are there: CUDA and cuDNN come by "
+                "pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
         for kind, tensors, actual in (
             ("input", spec.inputs, session.get_inputs()),
             ("output", spec.outputs, session.get_outputs()),
         ):
             _check_tensors(f"{file.name}: {kind}s", tensors, actual)
-        return OnnxRuntimeEngine(session, self._cuda)
+        on_host = _on_host(session) if self._cuda is not None else ""
+        if on_host:
+            self._notes.append(f"{name}: the host waits for each run, as some nodes run on the CPU ({on_host})")
+        return OnnxRuntimeEngine(session, self._cuda, bool(on_host))
 
     def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostBuffer | CudaBuffer:
         return self._cuda.buffer(shape, np.dtype(dtype)) if self._cuda else HostBuffer(np.zeros(shape, dtype))
@@ -179,7 +218,7 @@ class OnnxRuntimeBackend:
             buffers_bytes=taken["buffers"],
             pinned_bytes=taken["pinned"],
             graphs=self._cuda.device.graphs,
-            notes=(),
+            notes=tuple(self._notes),
         )
 
     def _options(self) -> Any:
@@ -192,10 +231,21 @@ class OnnxRuntimeBackend:
         # Each engine has threads of its own and they run in turn: those that wait must not burn the cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
+        if self._cuda is not None:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if self._precision == "fp8":
             # Fusions meant for int8 take fp8's pairs too, and make of them what no kernel can run.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         return options
+
+
+def _on_host(session: Any) -> str:
+    """The operators that a session on a GPU leaves to the CPU, with how often each; empty if there is none."""
+    parts = session.get_provider_graph_assignment_info()
+    found = Counter(
+        node.op_type for part in parts if part.ep_name == "CPUExecutionProvider" for node in part.get_nodes()
+    )
+    return ", ".join(f"{count} {operator}" for operator, count in sorted(found.items()))
 
 
 def _check_tensors(where: str, expected: tuple[TensorSpec, ...], actual: Any) -> None:

@@ -20,9 +20,15 @@ from videossm.runtime.preflight import GPU_PROVIDERS, check_run
 
 @click.command(cls=Command)
 @click.argument("plan", type=click.Path(), required=False)
-@click.option("--device", help="To run PLAN on: cpu or cuda:N; the backend's own if not given.")
-@click.option("--backend", help="To build PLAN, of ONNX graphs, for: tensorrt or tensorrt-rtx.")
-@click.option("--gpu-arch", "architectures", multiple=True, help="With --backend tensorrt-rtx, as sm_89; repeatable.")
+@click.option("--device", metavar="cpu|cuda:N", help="To run PLAN on; the backend's own if not given.")
+@click.option("--backend", metavar="|".join(MODULES), help="To build PLAN, of ONNX graphs, for.")
+@click.option(
+    "--gpu-arch",
+    "architectures",
+    multiple=True,
+    metavar="sm_NN",
+    help="With --backend tensorrt-rtx: for this architecture; may be repeated. Portable if not given.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def doctor(
     plan: str | None,
@@ -68,7 +74,7 @@ def _check_options(plan: str | None, device: str | None, backend: str | None, ar
 
 
 def _check_build(plan: Plan, machine: Machine, backend: str, architectures: tuple[str, ...]) -> list[Problem]:
-    """Would `videossm-export PLAN --backend ...` build it here, in this folder?"""
+    """What would stop `videossm-export PLAN --backend ...` here, in this folder?"""
     manifest = plan.manifest
     if manifest.backend in MODULES:
         expected = "one of ONNX graphs, as engines cannot be built again"
@@ -88,11 +94,11 @@ def abilities(machine: Machine) -> dict[str, dict[str, list[str]]]:
     works = {name for name, package in machine.packages.items() if package.problem is None}
     gpus = machine.gpus if CUDA_BINDINGS in works else ()
     by_onnxruntime = gpus if set(machine.providers) & set(GPU_PROVIDERS) else ()
-    every = [gpu.architecture for gpu in machine.gpus[:1]]  # TensorRT builds for the first
+    first = [gpu.architecture for gpu in machine.gpus[:1]]  # the one that TensorRT builds for
     rtx = list(rtx_architectures())
     able = {
         "onnxruntime": {"builds": [], "runs": ["cpu", *_names(by_onnxruntime)]},
-        "tensorrt": {"builds": every, "runs": _names(gpus)},
+        "tensorrt": {"builds": first, "runs": _names(gpus)},
         "tensorrt-rtx": {"builds": rtx, "runs": _names(gpu for gpu in gpus if gpu.architecture in rtx)},
     }
     return {name: able[name] if name in works else {"builds": [], "runs": []} for name in BACKENDS}
@@ -136,7 +142,8 @@ def _package(package: Package, able: dict[str, list[str]] | None) -> str:
     """Its version and what it can do here, or what is wrong with it."""
     if package.problem is not None:
         return f"{package.problem.got}; {package.problem.do}"
-    uses = [f"{verb} {'on' if verb == 'runs' else 'for'} {', '.join(on)}" for verb, on in (able or {}).items() if on]
+    verbs = {"builds": "builds for", "runs": "runs on"}
+    uses = [f"{verbs[verb]} {', '.join(found)}" for verb, found in (able or {}).items() if found]
     return f"{package.version}  {'; '.join(uses)}".rstrip()
 
 

@@ -70,7 +70,13 @@ def test_onnx_runtime_makes_the_cpus_chunks(shapes_plan, relative_errors, provid
     if PROVIDERS[provider] not in ort.get_available_providers():
         pytest.skip(f"this ONNX Runtime has no {PROVIDERS[provider]}")
     plan = shapes_plan(precision)
-    reference, rollout = Rollout(plan, PROMPT, SEED), Rollout(plan, PROMPT, SEED, "cuda:0", provider=provider)
+    try:
+        rollout = Rollout(plan, PROMPT, SEED, "cuda:0", provider=provider)
+    except BackendError as error:
+        if provider == "cuda":
+            raise
+        pytest.skip(f"built for {provider}, but: {error}")  # the package always is, with TensorRT or without
+    reference = Rollout(plan, PROMPT, SEED)
     assert max(relative_errors(reference, rollout, CHUNKS)) <= LARGEST_ERROR[precision]
 
 

@@ -94,6 +94,10 @@ class TensorRtEngine:
         self._graphs_allowed = False
         self.notes.append(f"{self.name}: runs without CUDA graphs ({why})")
 
+    def __del__(self) -> None:
+        if hasattr(self, "_device"):
+            self._device.settle()  # TensorRT does not wait for its own queued work when a context is destroyed
+
 
 class TensorRtPass:
     """An engine over fixed buffers. Its first run is an ordinary one, in which TensorRT does what it does only once;
@@ -111,12 +115,12 @@ class TensorRtPass:
         inputs: dict[str, CudaBuffer],
         outputs: dict[str, CudaBuffer],
     ) -> None:
+        self._graph: CudaGraph | None = None  # the first attribute, so freed first: it uses the engine's kernels
         self._memory, self._engine = memory, engine
         self._buffers = {**inputs, **outputs}  # the context and the graph hold addresses only
         self._addresses = {name: buffer.address for name, buffer in self._buffers.items()}
         self._written = {buffer.memory.address for buffer in outputs.values()}
         self._warm = False
-        self._graph: CudaGraph | None = None
 
     def run(self) -> None:
         self._memory.before_writing(self._written)

@@ -51,7 +51,7 @@ def full_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     package = Package(trt.__version__)
     machine = Machine("3.11", "Linux", 2, None, None, {"tensorrt": package, RTX: package}, driver=Driver(gpus=(ADA,)))
-    monkeypatch.setattr(build, "probe_machine", lambda backends: machine)
+    monkeypatch.setattr(build, "probe_machine", lambda backends, measured=None: machine)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp8", "int8"])

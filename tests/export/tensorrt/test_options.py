@@ -96,8 +96,8 @@ def test_a_command_gets_them_as_one_argument() -> None:
 
     @click.command()
     @tensorrt_options
-    def command(engines: TensorRtOptions) -> None:
-        seen.append(engines)
+    def command(building: TensorRtOptions) -> None:
+        seen.append(building)
 
     words = ["--gpu-arch", "sm_89", "--gpu-arch", "sm_120", "--workspace", "64", "--refit", "--plugins", "x.so"]
     assert CliRunner().invoke(command, words).exit_code == 0

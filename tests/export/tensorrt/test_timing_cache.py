@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,22 @@ def test_a_file_that_cannot_be_read_or_written(config: Any, log: Log, tmp_path: 
     read_timings(tmp_path / "timings", config, log)
     with pytest.raises(UserError, match=r"--timing-cache: .* cannot be written .No such file or directory.; name"):
         write_timings(tmp_path / "no" / "timings", config, log)
+
+
+def test_a_disk_without_room_leaves_the_older_timings(
+    config: Any, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "timings"
+    read_timings(file, config, log)
+    write_timings(file, config, log)
+    before = file.read_bytes()
+
+    def full(self: Path, content: bytes) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=r"cannot be written .No space left on device.; name another file"):
+        write_timings(file, config, log)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["timings"], "no debris"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -9,6 +11,15 @@ import pytest
 from videossm.export.tensorrt.worker import in_thread
 
 LIMIT_S = 10
+# Two times Ctrl-C, while a thread works on and on.
+TWICE = """
+import signal, threading, time
+from videossm.export.tensorrt.worker import in_thread
+ctrl_c = lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+def cancel():
+    threading.Timer(0.2, ctrl_c).start()
+in_thread(lambda: time.sleep(60), ctrl_c, cancel)
+"""
 
 
 def test_result_and_error() -> None:
@@ -33,3 +44,10 @@ def test_ctrl_c_cancels_and_waits() -> None:
     with pytest.raises(KeyboardInterrupt):
         in_thread(work, interrupted, asked.set)
     assert ended == [True]
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    """The process ends with 130 and not in an abort, though the work goes on."""
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")

@@ -110,6 +110,13 @@ def test_values_larger_than_a_staging_block_go_in_pieces(cuda, memory):
     assert cuda.bytes_of("pinned") == 12 << 20
 
 
+def test_a_block_is_freed_when_all_that_is_queued_is_done(cuda, memory):
+    tensor = memory.buffer((1, 4), np.dtype("float32"))
+    cuda.calls.clear()
+    del tensor
+    assert [name for _, name in cuda.calls] == ["cudaStreamSynchronize", "cudaStreamSynchronize", "cudaFree"]
+
+
 def test_nothing_waits_but_reads(cuda, memory):
     tensor, other = buffer(memory, 2, 8), buffer(memory, 2, 8)
     for _ in range(20):

@@ -98,16 +98,20 @@ def test_device_without_its_provider():
 
 @pytest.fixture
 def gpu_build(emulate, monkeypatch):
-    """`gpu_build(order)`: ONNX Runtime as if built for GPUs; its sessions queue on the stream that they are given."""
+    """`gpu_build(order)`: ONNX Runtime as if built for GPUs; its sessions queue on the stream that they are given, and
+    leave nodes of the operators `on_host` to the CPU.
+    """
 
-    def make(order="late", devices=1):
+    def make(order="late", devices=1, on_host=()):
         cuda = emulate(order, devices)
         providers = ["NvTensorRTRTXExecutionProvider", "TensorrtExecutionProvider", "CUDAExecutionProvider"]
         monkeypatch.setattr(ort, "get_available_providers", lambda: [*providers, "CPUExecutionProvider"])
         plain = ort.InferenceSession
 
         class Session:
-            def __init__(self, file, options, providers):
+            def __init__(self, file, options, providers, enable_fallback):
+                assert not enable_fallback, "it would compute on the CPU"
+                assert options.get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
                 self._session = plain(file, options, providers=["CPUExecutionProvider"])
                 self._providers = [provider if isinstance(provider, str) else provider[0] for provider in providers]
                 self._stream = int(providers[0][1]["user_compute_stream"])
@@ -115,6 +119,11 @@ def gpu_build(emulate, monkeypatch):
 
             def get_providers(self):
                 return self._providers
+
+            def get_provider_graph_assignment_info(self):
+                nodes = [SimpleNamespace(op_type=operator) for operator in on_host]
+                parts = {"CUDAExecutionProvider": [SimpleNamespace(op_type="Gemm")], "CPUExecutionProvider": nodes}
+                return [SimpleNamespace(ep_name=name, get_nodes=lambda n=n: n) for name, n in parts.items()]
 
             def io_binding(self):
                 bound = {}
@@ -126,9 +135,12 @@ def gpu_build(emulate, monkeypatch):
                 return SimpleNamespace(bind_input=bind, bind_output=bind, bound=bound)
 
             def run_with_iobinding(self, binding, options):
-                assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
                 addresses = dict(binding.bound)
                 cuda.queue_work(self._stream, "engine", lambda: cuda.run_graph(self._session, addresses))
+                try:
+                    options.get_run_config_entry("disable_synchronize_execution_providers")
+                except RuntimeError:  # not set
+                    cuda.cudaStreamSynchronize(self._stream)
 
         monkeypatch.setattr(ort, "InferenceSession", Session)
         return cuda
@@ -153,7 +165,7 @@ def test_other_providers_come_before_cudas(gpu_build, provider, name):
     gpu_build()
     (first, options), (second, _), cpu = open_backend("onnxruntime", "cuda:0", provider=provider)._providers
     assert (first, second, cpu) == (name, "CUDAExecutionProvider", "CPUExecutionProvider")
-    assert options.keys() == {"device_id", "user_compute_stream"}
+    assert options.keys() - {"has_user_compute_stream"} == {"device_id", "user_compute_stream"}
 
 
 def test_providers_that_are_not_there():
@@ -180,6 +192,27 @@ def test_a_rollout_on_a_gpu_is_the_cpus(build_plan, gpu_build, kind, order):
     usage = rollout.device_usage
     assert usage.buffers_bytes == cuda.bytes_of("device") and usage.weights_bytes is None
     assert rollout.device == "cuda:0" and all(seconds > 0 for seconds in rollout.timings.values())
+
+
+def test_what_kernels_stage_in_pinned_memory_is_given_back_now_and_then(tiny_plan, gpu_build, monkeypatch):
+    monkeypatch.setattr("videossm.runtime.backends.onnxruntime._TIDIED", 10)
+    cuda = gpu_build()
+    rollout = Rollout(tiny_plan, "red", 3, "cuda:0", threads=1)
+    for _ in islice(rollout, 7):
+        pass
+    steps = 7 * (len(tiny_plan.manifest.sampler.sigmas) + 1)
+    assert cuda.waits.count("cudaStreamSynchronize") == steps // 10 and not rollout.device_usage.notes
+
+
+def test_an_engine_with_nodes_on_the_cpu_is_waited_for_and_noted(tiny_plan, gpu_build):
+    cuda = gpu_build(on_host=["Shape", "Gather", "Shape"])
+    rollout = Rollout(tiny_plan, "red", 3, "cuda:0", threads=1)
+    next(rollout)
+    assert len(cuda.waits) == cuda.done.count("engine") > 0
+    assert len(rollout.device_usage.notes) == len(tuple(tiny_plan.manifest.engines.items()))
+    assert "step: the host waits for each run, as some nodes run on the CPU (1 Gather, 2 Shape)" in (
+        rollout.device_usage.notes
+    )
 
 
 @pytest.mark.parametrize(("threads", "number"), [(None, 0), (3, 3)])

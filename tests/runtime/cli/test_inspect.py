@@ -42,7 +42,12 @@ def test_json_holds_the_manifest_and_the_state(called, build_plan):
 def test_what_it_was_built_for_and_takes(called, plan_copy):
     assert "target " not in called(inspect, plan_copy)[1], "ONNX graphs go anywhere"
     values = json.loads((plan_copy / "manifest.json").read_text())
-    target = {"architectures": ["sm_89", "sm_120"], "later": True, "version_compatible": False}
+    target = {
+        "architectures": ["sm_89", "sm_120"],
+        "later": True,
+        "version_compatible": False,
+        "weight_streaming": False,
+    }
     (plan_copy / "manifest.json").write_text(json.dumps({**values, "backend": "tensorrt-rtx", "target": target}))
     out = called(inspect, plan_copy)[1]
     assert "\ntarget     sm_89 sm_120 and later\n" in out and "\nmemory     at least " in out
