@@ -57,8 +57,8 @@ def _not_found(name: str) -> str:
             "or a .safetensors file; pass --random-weights to measure it without"
         )
     return (
-        f"checkpoint: got {name}, which is neither a file nor a preset, expected a .safetensors file "
-        f"or one of {', '.join(sorted(PRESETS))}; check the name"
+        f"checkpoint: got {name}, which is neither a file nor a preset nor a plan, expected a .safetensors "
+        f"file, one of {', '.join(sorted(PRESETS))}, or the folder of a plan; check the name"
     )
 
 

@@ -8,7 +8,7 @@ from videossm.export.precision import QUANTISED
 from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions
 from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.backends.tensorrt.preflight import check_build
-from videossm.runtime.errors import BackendError, PreflightError, UserError
+from videossm.runtime.errors import BackendError, UserError, require_none
 from videossm.runtime.machine import BACKENDS, probe_machine
 
 LOWERINGS = ("contrib", "standard", "plugin")
@@ -74,9 +74,7 @@ class Target:
             if lowering == "plugin":
                 raise UserError("--lowering: got plugin with onnxruntime, expected contrib or standard; choose one")
             return
-        problems = check_build(self.backend, self.precision, self.building.gpu_arch, lowering, machine)
-        if problems:
-            raise PreflightError(problems)
+        require_none(check_build(self.backend, self.precision, self.building.gpu_arch, lowering, machine))
         if (lowering == "plugin") != (self.building.plugins is not None):
             raise UserError(
                 f"--lowering: got {lowering} with{'' if self.building.plugins else 'out'} --plugins, expected plugin "

@@ -49,3 +49,9 @@ class PreflightError(UserError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+
+def require_none(problems: Sequence[Problem]) -> None:
+    """Raises PreflightError with all of `problems`, if there are any."""
+    if problems:
+        raise PreflightError(problems)

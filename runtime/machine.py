@@ -13,7 +13,7 @@ from videossm.runtime.backends.tensorrt.module import MODULES, find_tensorrt
 from videossm.runtime.driver import Driver, Gpu, probe_driver
 from videossm.runtime.errors import Problem
 
-BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+BACKENDS = ("onnxruntime", *MODULES)
 CUDA_BINDINGS = "cuda-bindings"  # what the runtime reaches a GPU with
 
 _MEMORY = Path("/proc/meminfo")

@@ -8,7 +8,7 @@ from videossm.runtime.backends import device_index
 from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.backends.tensorrt.preflight import check_precision
 from videossm.runtime.driver import Gpu, capability
-from videossm.runtime.errors import PreflightError, Problem
+from videossm.runtime.errors import Problem, require_none
 from videossm.runtime.machine import BACKENDS, CUDA_BINDINGS, Machine, check_free, probe_machine
 from videossm.runtime.manifest import REPORT_FOLDER, TOKENIZER_FILE, Manifest, Target
 from videossm.runtime.plan import Plan
@@ -25,9 +25,7 @@ def require_run(plan: Plan, device: str | None) -> None:
     """
     backend, index = plan.manifest.backend, _index(plan.manifest, device)
     known = (backend,) if backend in BACKENDS else ()
-    problems = check_run(plan, probe_machine(known, () if index is None else (index,)), device)
-    if problems:
-        raise PreflightError(problems)
+    require_none(check_run(plan, probe_machine(known, () if index is None else (index,)), device))
 
 
 def check_run(plan: Plan, machine: Machine, device: str | None = None) -> list[Problem]:

@@ -16,7 +16,7 @@ from videossm.export.tensorrt.worker import in_thread
 from videossm.runtime import Plan
 from videossm.runtime.backends.tensorrt.module import load_tensorrt
 from videossm.runtime.backends.tensorrt.preflight import check_build, check_graphs, check_room, portable_architectures
-from videossm.runtime.errors import PlanError, PreflightError, Problem
+from videossm.runtime.errors import PlanError, require_none
 from videossm.runtime.machine import Machine, probe_machine
 from videossm.runtime.plan import write_manifest
 
@@ -41,7 +41,7 @@ def build_engines(
     check_source(plan)
     options.check(backend, machine)
     lowering = "plugin" if options.plugins else plan.manifest.lowering
-    _raise(check_build(backend, plan.manifest.precision, options.gpu_arch, lowering, machine))
+    require_none(check_build(backend, plan.manifest.precision, options.gpu_arch, lowering, machine))
     trt = load_tensorrt(backend)
     with TemporaryDirectory(prefix=".graphs-", dir=folder.parent) as temporary:
         graphs = {name: plan.path / spec.file for name, spec in plan.manifest.engines.items()}
@@ -51,7 +51,7 @@ def build_engines(
             graphs["memory"] = write_plugin_memory(plan, Path(temporary))
         # The builder before the graphs are looked at: it loads the plugins, which the parser needs.
         engine_builder = in_thread(lambda: EngineBuilder(trt, options, progress))
-        _raise(check_room(graphs, folder, machine) + in_thread(lambda: check_graphs(trt, graphs)))
+        require_none(check_room(graphs, folder, machine) + in_thread(lambda: check_graphs(trt, graphs)))
         built = {}
         for name, spec in plan.manifest.engines.items():
             engine, started = folder / f"{name}.engine", time.perf_counter()
@@ -69,11 +69,6 @@ def check_source(plan: Plan) -> None:
             f"plan: got {plan.path} for {plan.manifest.backend}, expected one of ONNX graphs; "
             "export it with --backend onnxruntime"
         )
-
-
-def _raise(problems: list[Problem]) -> None:
-    if problems:
-        raise PreflightError(problems)
 
 
 def _add_files(plan: Plan, options: TensorRtOptions, graphs: Mapping[str, Path], folder: Path) -> None:

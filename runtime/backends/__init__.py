@@ -15,10 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec
 
-TENSORRT = ("tensorrt", "tensorrt-rtx")
+TENSORRT = tuple(MODULES)
 PROVIDERS = ("cuda", "tensorrt", "nv-tensorrt-rtx")  # ONNX Runtime's, on a GPU
 
 

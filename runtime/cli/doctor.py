@@ -12,7 +12,7 @@ from videossm.runtime.backends.tensorrt.module import MODULES, find_tensorrt
 from videossm.runtime.backends.tensorrt.preflight import check_build, check_graphs, check_room, rtx_architectures
 from videossm.runtime.cli import Command, print_json, print_text
 from videossm.runtime.driver import Driver, Gpu
-from videossm.runtime.errors import PreflightError, Problem, UserError
+from videossm.runtime.errors import Problem, UserError, require_none
 from videossm.runtime.machine import BACKENDS, CUDA_BINDINGS, Machine, Package, probe_machine
 from videossm.runtime.plan import Plan
 from videossm.runtime.preflight import GPU_PROVIDERS, check_run
@@ -57,8 +57,7 @@ def doctor(
         print_text("\n".join(_table(machine)))
     elif not problems:
         print_text(f"{plan}: nothing found that keeps it from being {'built' if backend else 'run'} here")
-    if problems:
-        raise PreflightError(problems)
+    require_none(problems)
 
 
 def _check_options(plan: str | None, device: str | None, backend: str | None, architectures: tuple[str, ...]) -> None:

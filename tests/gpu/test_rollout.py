@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from videossm.runtime import BackendError, Rollout
+from videossm.runtime.cli.measure import resident_bytes
 
 pytestmark = pytest.mark.gpu
 PROMPT, SEED = "a red circle bounces on gray", 7
@@ -87,3 +88,16 @@ def test_an_engine_of_another_gpu_is_refused_with_tensorrts_reason(gpu, shapes_p
     plan = shapes_plan("fp16", "--backend", "tensorrt-rtx", "--gpu-arch", other)
     with pytest.raises(BackendError, match=r"\.engine: tensorrt-rtx .* cannot load it: "):
         Rollout(plan, PROMPT, SEED)
+
+
+def test_resident_memory_does_not_grow_under_onnx_runtime(shapes_plan):
+    """Its memory for copies is freed only where the host waits for a run."""
+    if PROVIDERS["cuda"] not in ort.get_available_providers():
+        pytest.skip(f"this ONNX Runtime has no {PROVIDERS['cuda']}")
+    rollout = Rollout(shapes_plan("fp16"), PROMPT, SEED, "cuda:0")
+    for _ in islice(rollout, 100):
+        pass
+    before = resident_bytes()
+    for _ in islice(rollout, 400):
+        pass
+    assert resident_bytes() - before < 16 << 20

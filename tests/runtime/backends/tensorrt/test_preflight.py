@@ -80,7 +80,7 @@ def test_no_architecture(architecture, monkeypatch):
         (
             "tensorrt",
             "contrib",
-            "contrib for tensorrt, whose parser lacks LinearAttention, expected standard or plugin;",
+            "contrib for tensorrt, whose parser lacks LinearAttention, expected standard;",
         ),
     ],
 )
