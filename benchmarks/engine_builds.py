@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from machine import measured_on, table
+from machine import around, measured_on, table, write_between
 
 from videossm.calib.calibration import Calibration, Settings, Source, TensorScale
 from videossm.calib.observers import FORMATS, Precision
@@ -23,7 +24,7 @@ from videossm.runtime import Plan
 from videossm.runtime.backends.tensorrt.module import load_tensorrt
 from videossm.runtime.cli import progress
 
-BEGIN, END = "<!-- by engine_builds.py -->", "<!-- end -->"
+BEGIN = "<!-- by engine_builds.py -->"
 BACKEND = "tensorrt-rtx"
 TARGETS = {"sm_89": ("sm_89",), "sm_89 and sm_120": ("sm_89", "sm_120"), "portable": ()}
 QUANTISED: tuple[Precision, ...] = ("fp8", "int8")
@@ -35,12 +36,11 @@ def main() -> None:
     parser.add_argument("plans", metavar="PLAN", nargs="+", type=Plan.open)
     parser.add_argument("--page", type=Path, required=True, help="with the markers that the tables go between")
     args = parser.parse_args()
-    before, _, rest = args.page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        parser.error(f"--page: got {args.page}, expected one with {BEGIN} and {END}")
-    page = "\n\n".join([_introduction(), *(_measured(plan) for plan in args.plans)])
-    args.page.write_text(f"{before}{BEGIN}\n{page}\n{END}{after}", encoding="utf-8")
+    try:
+        around(args.page, BEGIN)  # minutes of work follow
+    except ValueError as error:
+        parser.error(str(error))
+    write_between(args.page, BEGIN, "\n\n".join([_introduction(), *(_measured(plan) for plan in args.plans)]))
 
 
 def _introduction() -> str:
@@ -56,8 +56,7 @@ def _measured(plan: Plan) -> str:
     layers = plan.manifest.model["transformer"]["layers"]
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        for precision in ("fp32", *HALF, *QUANTISED):
-            source = _in_precision(plan, precision, Path(temporary, precision))
+        for precision, source in _in_precisions(plan, Path(temporary)):
             for target, architectures in TARGETS.items():
                 folder = Path(temporary, f"{precision} {target}")
                 folder.mkdir()
@@ -71,17 +70,21 @@ def _cell(engines: list[BuiltEngine]) -> str:
     return f"{sum(e.seconds for e in engines):.1f} s, {sum(e.size_bytes for e in engines) / 1e6:.1f}"
 
 
-def _in_precision(plan: Plan, precision: str, folder: Path) -> Plan:
-    if precision == "fp32":
-        return plan
-    folder.mkdir()
-    if precision in HALF:
-        write_half(plan, precision, folder)
-        return Plan.open(folder)
+def _in_precisions(plan: Plan, folder: Path) -> Iterator[tuple[str, Plan]]:
+    """Every precision and the plan in it, under `folder` but for the fp32 plan itself."""
+    yield "fp32", plan
+    for half in HALF:
+        target = folder / half
+        target.mkdir()
+        write_half(plan, half, target)
+        yield half, Plan.open(target)
     linears, _, _ = candidates(plan)
-    calibration = _made_up(plan, linears, next(kind for kind in QUANTISED if kind == precision))
-    write_quantized(plan, calibration, {linear.name for linear in linears}, folder)
-    return Plan.open(folder)
+    for quantised in QUANTISED:
+        target = folder / quantised
+        target.mkdir()
+        calibration = _made_up(plan, linears, quantised)
+        write_quantized(plan, calibration, {linear.name for linear in linears}, target)
+        yield quantised, Plan.open(target)
 
 
 def _made_up(plan: Plan, linears: list[Any], precision: Precision) -> Calibration:

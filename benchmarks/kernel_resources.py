@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from machine import around, write_between
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "plugins_trt"
 PAGE = ROOT / "docs" / "kernels.md"
 FOLDER = ROOT / "build" / "kernels"
 ARCHITECTURES = ("80", "86", "89", "90", "120")
 TARGET = "videossm_scans_cuda"
-BEGIN, END = "<!-- by kernel_resources.py -->", "<!-- end -->"
+BEGIN = "<!-- by kernel_resources.py -->"
 
-DTYPES = {"f": "fp32", "Half": "fp16", "BFloat16": "bf16"}
+MANGLED_DTYPE = {"f": "fp32", "Half": "fp16", "BFloat16": "bf16"}
 COMPILING = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)\w?'")
 SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
@@ -56,8 +58,14 @@ def main() -> int:
     parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES, help="as in sm_90, without sm_")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the tables go; `-`: stdout")
     args = parser.parse_args()
-    if shutil.which("nvcc") is None:
-        print("nvcc: got none, expected one on PATH; install CUDA's compiler", file=sys.stderr)
+    into_page = str(args.page) != "-"
+    try:
+        if into_page:
+            around(args.page, BEGIN)  # minutes of work follow
+    except ValueError as error:
+        parser.error(str(error))
+    if missing := missing_tools():
+        print(missing, file=sys.stderr)
         return 2
     kernels, seconds = [], {}
     for architecture in args.architectures:
@@ -68,13 +76,19 @@ def main() -> int:
             return 1
         kernels += parse(log)
     text = tables(kernels, seconds)
-    if str(args.page) == "-":
+    if into_page:
+        write_between(args.page, BEGIN, text)
+    else:
         print(text)
-        return 0
-    page = args.page.read_text(encoding="utf-8")
-    start, stop = page.index(BEGIN) + len(BEGIN), page.index(END)
-    args.page.write_text(f"{page[:start]}\n{text}\n{page[stop:]}", encoding="utf-8")
     return 0
+
+
+def missing_tools() -> str | None:
+    """Why `build` cannot be called here, None where it can."""
+    missing = [tool for tool in ("nvcc", "cmake") if shutil.which(tool) is None]
+    if not missing:
+        return None
+    return f"{' and '.join(missing)}: got none on PATH, expected nvcc and cmake; install CUDA's compiler and CMake"
 
 
 def build(architecture: str, folder: Path = FOLDER) -> tuple[str, float]:
@@ -114,7 +128,7 @@ def parse(log: str) -> list[Kernel]:
         kernels.append(
             Kernel(
                 kernel,
-                DTYPES[half or single],
+                MANGLED_DTYPE[half or single],
                 int(size) if size else None,
                 wanted == "1" if wanted else None,
                 architecture,
@@ -132,7 +146,9 @@ def tables(kernels: list[Kernel], seconds: dict[str, float]) -> str:
     rows = ["| registers: fp32 / fp16 / bf16 | " + " | ".join(f"sm_{name}" for name in architectures) + " |"]
     rows.append("|---|" + "---:|" * len(architectures))
     for what in dict.fromkeys(kernel.what for kernel in sorted(kernels, key=_order)):
-        cells = [" / ".join(_cell(found[what, name, dtype]) for dtype in DTYPES.values()) for name in architectures]
+        cells = [
+            " / ".join(_cell(found[what, name, dtype]) for dtype in MANGLED_DTYPE.values()) for name in architectures
+        ]
         rows.append(f"| {what} | {' | '.join(cells)} |")
     rows.append("| seconds to compile all | " + " | ".join(f"{seconds[name]:.0f}" for name in architectures) + " |")
     spilled = [kernel for kernel in kernels if kernel.spilled_bytes or kernel.stack_bytes]

@@ -1,4 +1,4 @@
-"""What was measured on, and where the result goes: shared by the scripts on quantisation."""
+"""What the scripts beside this one share: the machine that they measured on, and the pages that they write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
+END = "<!-- end -->"  # of what a script writes into a page, behind its own marker
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,8 @@ def measured_on() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
+    import onnxruntime
+
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -41,12 +43,29 @@ def introduction(result: dict[str, Any], script: str) -> str:
 
 
 def write(result: dict[str, Any], text: str, out: Path | None, json_out: Path | None) -> None:
+    """`text`, a page without its last newline, and `result` as JSON."""
     if out:
-        out.write_text(text, encoding="utf-8")
+        out.write_text(text + "\n", encoding="utf-8")
     else:
         print(text)
     if json_out:
         json_out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def write_between(page: Path, begin: str, text: str) -> None:
+    """`text` in place of what is in `page` between `begin` and END. Raises ValueError."""
+    before, after = around(page, begin)
+    page.write_text(f"{before}\n{text}\n{after}", encoding="utf-8")
+
+
+def around(page: Path, begin: str) -> tuple[str, str]:
+    """`page` up to `begin`, and from the END that follows. Raises ValueError where one of them is not there."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    before, _, rest = text.partition(begin)
+    between, end, after = rest.partition(END)
+    if not end or "<!--" in between:
+        raise ValueError(f"page: got {page}, expected a file with {begin} and, as the next marker, {END}; add them")
+    return before + begin, end + after
 
 
 def table(head: list[str], rows: list[list[str]], texts: int = 1) -> str:

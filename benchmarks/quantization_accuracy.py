@@ -193,7 +193,7 @@ def markdown(result: dict[str, Any]) -> str:
         text += [f"## {precision}", precision_table(rows), differences(rows)]
     if result[FP32]:
         text += ["## What the videos show", evaluation_table(result)]
-    return "\n\n".join(part for part in text if part) + "\n"
+    return "\n\n".join(part for part in text if part)
 
 
 def precision_table(rows: list[dict[str, Any]]) -> str:

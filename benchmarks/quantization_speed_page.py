@@ -36,7 +36,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"chunks, {cost['tensors']} tensors: {cost['seconds']:.0f} s, "
             f"{cost['peak_mb']:.0f} MB of memory at the peak."
         )
-    return "\n\n".join(text) + "\n"
+    return "\n\n".join(text)
 
 
 def section(part: str, of: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from videossm.models.scans.selective_scan import selective_scan_reference
 from videossm.plugins_trt import GatedDeltaParams, ScanLibrary, SelectiveScanParams
 from videossm.plugins_trt.params import BF16, FP16, FP32
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NUMBERS = {"fp32": FP32, "fp16": FP16, "bf16": BF16}
 
 # Relative error in the Frobenius norm against float64 on the same inputs: outputs, then final states. In 16 bits the
@@ -76,7 +76,7 @@ class GatedCase:
             decay = torch.where(struck < 0.2, EXTREME, torch.where(struck < 0.5, EXTREME * struck**2, 0.0))
         elif self.gates in ("forgets", "keeps"):
             decay = torch.full(rows, -torch.inf if self.gates == "forgets" else 0.0)
-        dtype = DTYPES[self.dtype]
+        dtype = TORCH_DTYPES[self.dtype]
         value = normal(*rows, self.value_dim)
         return {
             "query": query.to(dtype) if self.wanted else None,
@@ -104,7 +104,7 @@ class GatedCase:
     def run(self, library: ScanLibrary, tensors: Tensors, in_place: bool = False, stream: int = 0) -> Results:
         """From tensors of the library's device; `in_place`: the last state takes the place of a copy of the first."""
         params = self.params()
-        state, value = _given(tensors, "state"), _given(tensors, "value")
+        state, value = given(tensors, "state"), given(tensors, "value")
         output = Guarded(value) if self.wanted else None
         last = Guarded(state, filled=in_place)
         for name, tensor in tensors.items():
@@ -139,7 +139,7 @@ class SelectiveCase:
 
     def tensors(self) -> Tensors:
         random = torch.Generator().manual_seed(self.tokens + self.states)
-        rows, dtype = (self.batch, self.channels, self.tokens), DTYPES[self.dtype]
+        rows, dtype = (self.batch, self.channels, self.tokens), TORCH_DTYPES[self.dtype]
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=random)
@@ -176,8 +176,8 @@ class SelectiveCase:
 
     def run(self, library: ScanLibrary, tensors: Tensors, in_place: bool = False, stream: int = 0) -> Results:
         params = self.params()
-        y = Guarded(_given(tensors, "u")) if self.wanted else None
-        last = Guarded(_given(tensors, "state"), filled=in_place)
+        y = Guarded(given(tensors, "u")) if self.wanted else None
+        last = Guarded(given(tensors, "state"), filled=in_place)
         for name, tensor in tensors.items():
             setattr(params, name, tensor.data_ptr() if tensor is not None else 0)
         params.y = y.tensor.data_ptr() if y else 0
@@ -220,6 +220,13 @@ def on(device: str, tensors: Tensors) -> Tensors:
     return {name: None if tensor is None else tensor.to(device) for name, tensor in tensors.items()}
 
 
+def given(tensors: Tensors, name: str) -> Tensor:
+    """A tensor that is not one of those left out."""
+    tensor = tensors[name]
+    assert tensor is not None, f"{name}: got None, expected a tensor"
+    return tensor
+
+
 def errors(actual: Results, expected: Results) -> tuple[float, float]:
     """Relative, of the output (0 where none is wanted) and of the final state; NaN where there is NaN."""
     return _error(actual[0], expected[0]), _error(actual[1], expected[1])
@@ -242,7 +249,7 @@ def parts(case: Case, tensors: Tensors, first: int) -> list[tuple[Case, Tensors]
 def gated_cases() -> list[GatedCase]:
     """Every kernel, odd sizes, what goes wrong in other implementations."""
     cases = []
-    for dtype in DTYPES:
+    for dtype in TORCH_DTYPES:
         for tokens, dims in ((1, (32, 32)), (15, (64, 128)), (33, (32, 48)), (97, (128, 64)), (130, (128, 128))):
             for wanted in (True, False):
                 cases.append(GatedCase(dtype, tokens, *dims, batch=2, wanted=wanted, correlation=0.9))
@@ -254,7 +261,7 @@ def gated_cases() -> list[GatedCase]:
 
 def selective_cases() -> list[SelectiveCase]:
     cases = []
-    for dtype in DTYPES:
+    for dtype in TORCH_DTYPES:
         # One token; rows that do and do not start at multiples of 16 bytes; less and more than a chunk; many states.
         for tokens, states in ((1, 16), (1, 64), (1, 5), (2, 7), (128, 16), (129, 8), (300, 64), (520, 24)):
             cases.append(SelectiveCase(dtype, tokens, states=states))
@@ -265,14 +272,8 @@ def selective_cases() -> list[SelectiveCase]:
     return cases
 
 
-def _given(tensors: Tensors, name: str) -> Tensor:
-    tensor = tensors[name]
-    assert tensor is not None, f"{name}: got None, expected a tensor"
-    return tensor
-
-
 def _double(tensors: Tensors, name: str) -> Tensor:
-    return _given(tensors, name).double()
+    return given(tensors, name).double()
 
 
 def _error(actual: Tensor | None, expected: Tensor | None) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from scan_cases import (
-    DTYPES,
+    TORCH_DTYPES,
     Case,
     GatedCase,
     Results,
@@ -46,7 +46,7 @@ def wide_cases(multiprocessors: int) -> list[Case]:
     """So many heads and channels that kernels are launched as they are for a full device: thread blocks of more warps,
     16 and 8 lanes a channel."""
     cases: list[Case] = []
-    for dtype in DTYPES:
+    for dtype in TORCH_DTYPES:
         for heads in (multiprocessors // 4 + 1, multiprocessors // 2 + 1, multiprocessors + 1):
             cases += [GatedCase(dtype, 70, 128, 128, heads=heads, wanted=wanted) for wanted in (True, False)]
         for channels in (12 * multiprocessors + 1, 24 * multiprocessors + 1):  # of two batches
@@ -57,7 +57,7 @@ def wide_cases(multiprocessors: int) -> list[Case]:
 def few_cases(multiprocessors: int) -> list[Case]:
     """Every kernel once."""
     cases: list[Case] = []
-    for dtype in DTYPES:
+    for dtype in TORCH_DTYPES:
         cases += [GatedCase(dtype, 70, dim, dim, wanted=wanted) for dim in (32, 64, 128) for wanted in (True, False)]
         cases += [SelectiveCase(dtype, tokens) for tokens in (1, 530)]
     return [*cases, *(replace(case, tokens=40) for case in wide_cases(multiprocessors))]

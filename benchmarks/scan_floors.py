@@ -84,10 +84,6 @@ class GatedShape:
     dtype: str
     wanted: bool  # an output
 
-    @property
-    def blocks_in_a_row(self) -> int:
-        return -(-self.tokens // BLOCK_TOKENS[self.dtype])
-
     def work(self) -> Work:
         rows, square = self.tokens * self.heads, self.dim**2
         tensors, triangle = (4, 2) if self.wanted else (2, 1), BLOCK_TOKENS[self.dtype] + 1

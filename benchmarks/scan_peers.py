@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from scan_cases import SCALE, Results, Tensors
+from scan_cases import SCALE, Results, Tensors, given
 from torch.nn import functional as F
 
 from videossm.models.scans.gated_delta import gated_delta_chunked
@@ -108,8 +108,8 @@ def _fla(call: Any, x: Tensors) -> Run:
 
 
 def _torch_gated(x: Tensors) -> Run:
-    query, key = _there(x, "query"), _there(x, "key")
-    value, decay, beta, state = (_there(x, name) for name in ("value", "decay", "beta", "state"))
+    query, key = given(x, "query"), given(x, "key")
+    value, decay, beta, state = (given(x, name) for name in ("value", "decay", "beta", "state"))
 
     def run() -> Results:
         q, k = F.normalize(query.float(), dim=-1), F.normalize(key.float(), dim=-1)
@@ -122,19 +122,13 @@ def _mamba(call: Any, x: Tensors) -> Run:
     """https://github.com/state-spaces/mamba: ours is defined as its function, but for the first state."""
 
     def run() -> Results:
-        given = (x[name] for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias"))
-        y, state = call(*given, delta_softplus=True, return_last_state=True)
+        arguments = (x[name] for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias"))
+        y, state = call(*arguments, delta_softplus=True, return_last_state=True)
         return y, state
 
     return run
 
 
 def _torch_selective(x: Tensors) -> Run:
-    u, delta, A, B, C, state = (_there(x, name) for name in ("u", "delta", "A", "B", "C", "state"))
+    u, delta, A, B, C, state = (given(x, name) for name in ("u", "delta", "A", "B", "C", "state"))
     return lambda: selective_scan_parallel(u, delta, A, B, C, state, x["D"], x["z"], x["delta_bias"], True)
-
-
-def _there(tensors: Tensors, name: str) -> torch.Tensor:
-    tensor = tensors[name]
-    assert tensor is not None, f"{name}: got None, expected a tensor"
-    return tensor

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from scan_cases import DTYPES, GatedCase, Results, SelectiveCase, Tensors, errors
+from scan_cases import TORCH_DTYPES, GatedCase, Results, SelectiveCase, Tensors, errors, given
 from scan_floors import (
     GatedShape,
     Rates,
@@ -22,12 +22,10 @@ from scan_floors import (
     is_of_videossm,
     tensor_rates,
 )
-from scan_peers import Peer
+from scan_peers import Peer, Run
 
 from videossm.plugins_trt import ScanLibrary
 from videossm.plugins_trt.params import Params
-
-Run = Callable[[], Results]
 
 CALLS = 20  # of each, timed
 WARM_UP = 3
@@ -60,7 +58,7 @@ def measure_rates() -> Rates:
         torch.backends.cuda.matmul.allow_tf32 = before
         return 2 * GEMM_SIZE**3 / (ms / 1000)
 
-    half = {name: product_flops(DTYPES[name]) for name in ("fp16", "bf16")}
+    half = {name: product_flops(TORCH_DTYPES[name]) for name in ("fp16", "bf16")}
     tf32 = product_flops(torch.float32, tf32=True)
     architecture = f"{properties.major}{properties.minor}"
     clocked_by = clocked_rates(architecture, properties.multi_processor_count, clock_hz())
@@ -116,7 +114,7 @@ def _wait_cycles(run: Callable[[], object]) -> int:
 def make_tensors(shape: Shape, device: str = "cuda") -> Tensors:
     """Made on the device: the host would take longer than all calls."""
     torch.manual_seed(0)
-    dtype = DTYPES[shape.dtype]
+    dtype = TORCH_DTYPES[shape.dtype]
 
     def normal(*sizes: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.randn(sizes, device=device, dtype=kind)
@@ -152,8 +150,7 @@ class OurCall:
 
 def make_ours(library: ScanLibrary, shape: Shape, tensors: Tensors) -> tuple[Run, int]:
     """The call, and the bytes of its workspace."""
-    value, state = tensors["value" if isinstance(shape, GatedShape) else "u"], tensors["state"]
-    assert value is not None and state is not None, "tensors: got None, expected all"
+    value, state = given(tensors, "value" if isinstance(shape, GatedShape) else "u"), given(tensors, "state")
     output, last, wanted = torch.empty_like(value), torch.empty_like(state), True
     if isinstance(shape, GatedShape):
         wanted = shape.wanted

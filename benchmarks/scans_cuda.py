@@ -6,7 +6,7 @@ measured rates and, at VideoSSM's shapes, in turn with flash-linear-attention, m
 is left out with its reason. Prints each of the bars as passed, failed or not judged; writes Markdown and JSON; exit
 code 1 if one failed.
 
-Needs nvcc, cmake, PyTorch for CUDA, onnxruntime, tqdm, and this package: `pip install --no-deps -e .` is enough.
+Needs nvcc, cmake, PyTorch for CUDA, pydantic, tqdm, and this package: `pip install --no-deps -e .` is enough.
 `--dry-run` needs no GPU: it compiles for an H200 where nvcc is found, and lists the grid with its floors.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kernel_resources import FOLDER, BuildError, build, parse
+from kernel_resources import FOLDER, BuildError, build, missing_tools, parse
 from machine import add_outputs, write
 from scan_cases import GatedCase
 from scan_checks import all_cases, check, failures, sanitized
@@ -34,6 +33,7 @@ from scans_cuda_page import judge, line, markdown
 from tqdm import tqdm
 
 from videossm.plugins_trt import ScanLibrary
+from videossm.runtime.driver import probe_driver
 
 PARTS = ("checks", "sanitizer", "speed")
 DRY_RUN_ARCHITECTURE, DRY_RUN_MULTIPROCESSORS = "90", 132
@@ -70,8 +70,7 @@ def why_not_here() -> str | None:
     major, minor = torch.cuda.get_device_capability()
     if 10 * major + minor < LEAST_ARCHITECTURE:
         return f"device: got compute capability {major}.{minor}, expected at least 8.0"
-    missing = [tool for tool in ("nvcc", "cmake") if shutil.which(tool) is None]
-    return f"{' and '.join(missing)}: got none, expected it on PATH to build the kernels" if missing else None
+    return missing_tools()
 
 
 def run(only: list[str] | tuple[str, ...]) -> Result:
@@ -99,9 +98,8 @@ def run(only: list[str] | tuple[str, ...]) -> Result:
 def dry_run() -> Result:
     """Everything that needs no GPU. No figure in it was measured."""
     result = started(None) | listed(H200, all_peers(), DRY_RUN_MULTIPROCESSORS)
-    missing = [tool for tool in ("nvcc", "cmake") if shutil.which(tool) is None]
-    if missing:
-        return result | {"build": {"left_out": f"{' and '.join(missing)}: got none on PATH"}}
+    if missing := missing_tools():
+        return result | {"build": {"left_out": missing}}
     result["build"] = compiled(DRY_RUN_ARCHITECTURE)
     workspace_bytes = ScanLibrary(library_path(DRY_RUN_ARCHITECTURE)).workspace_bytes
     for row in result["gated_delta"]:
@@ -135,22 +133,13 @@ def described(peer: Peer) -> dict[str, str]:
 def started(device: str | None) -> Result:
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
-    versions["driver"] = driver_version() if device else None
+    versions["driver"] = probe_driver(()).version or "unknown" if device else None
     if device:
         on = f"{device}, driver {versions['driver']}, CUDA {versions['cuda']}, PyTorch {versions['torch']}. {TIMING}"
     else:
         on = "a dry run without a GPU. It lists the grid and its floors; no figure of a GPU exists in it."
     introduction = f"Written by `benchmarks/scans_cuda.py` on {date[:10]}: {on}"
     return {"date": date, "device": device, "versions": versions, "introduction": introduction}
-
-
-def driver_version() -> str:
-    """As `580.95`: Linux says it in a file of the driver's."""
-    text = Path("/proc/driver/nvidia/version")
-    if not text.is_file():
-        return "unknown"
-    words = text.read_text(encoding="utf-8").split()
-    return next((word for word in words if word[0].isdigit() and "." in word), "unknown")
 
 
 def compiled(architecture: str) -> Result:

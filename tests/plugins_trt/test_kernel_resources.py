@@ -1,4 +1,4 @@
-"""benchmarks/kernel_resources.py reads what ptxas prints."""
+"""benchmarks/kernel_resources.py reads what ptxas prints, and writes into a page what is its own."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def resources(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("kernel_resources")
 
 
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("machine")
+
+
 def log(size: int, registers: int, stack: int = 0) -> str:
     sizes = {"size": size, "registers": registers, "stack": stack, "architecture": "90"}
     return "".join(LOG.format(type=name, **sizes) for name in TYPES.values())
@@ -51,3 +57,27 @@ def test_a_log_that_is_not_understood_is_refused(resources: ModuleType) -> None:
         resources.parse(log(64, 120).replace("registers", "cores"))
     with pytest.raises(ValueError, match="expected one of the namespace videossm"):
         resources.parse(log(64, 120).replace("8videossm", "5other"))
+
+
+PAGE = "first\n<!-- by a.py -->\nold a\n<!-- end -->\n<!-- by b.py -->\nold b\n<!-- end -->\nlast\n"
+
+
+def test_only_what_is_between_a_script_s_own_markers_is_replaced(machine: ModuleType, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE, encoding="utf-8")
+    machine.write_between(page, "<!-- by b.py -->", "new\nb")
+    assert page.read_text(encoding="utf-8") == PAGE.replace("old b", "new\nb")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", PAGE.replace("by b", "by c"), PAGE.replace("old b\n<!-- end -->\n", ""), f"<!-- by b.py -->\n{PAGE}"],
+    ids=["no-page", "empty", "no-start", "no-end", "the-end-of-another"],
+)
+def test_a_page_without_the_markers_is_refused(machine: ModuleType, tmp_path: Path, text: str | None) -> None:
+    page = tmp_path / "page.md"
+    if text is not None:
+        page.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^page: got .*page\.md, expected a file with <!-- by b\.py -->.*; add them$"):
+        machine.write_between(page, "<!-- by b.py -->", "new")
+    assert text is None or page.read_text(encoding="utf-8") == text
