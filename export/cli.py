@@ -24,11 +24,12 @@ from videossm.export.stages import (
     verify_graphs,
 )
 from videossm.export.target import PRECISIONS, Target
-from videossm.export.tensorrt.options import TensorRtOptions, tensorrt_options
+from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions, tensorrt_options
 from videossm.runtime import Plan
+from videossm.runtime.backends.tensorrt.preflight import check_plan
 from videossm.runtime.cli import Command
-from videossm.runtime.errors import UserError
-from videossm.runtime.machine import BACKENDS
+from videossm.runtime.errors import UserError, require_none
+from videossm.runtime.machine import BACKENDS, probe_machine
 from videossm.runtime.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and a wrong option do without
@@ -191,6 +192,8 @@ def _build_plan(
         raise UserError(f"-o: got {out}, whose graphs are built, expected another name; choose one")
     done = Result(str(out), manifest.name, manifest.precision, backend, target.plan_lowering, None)
     if dry_run:
+        machine = probe_machine([backend], BUILDING_GPUS)
+        require_none(check_plan(plan, backend, building.gpu_arch, machine, out.absolute().parent))
         done.finish(as_json, f"would write {out}: {manifest.name}, {backend}, {manifest.precision}")
         return
     with new_plan(out) as folder:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from videossm.runtime.backends.tensorrt.module import MODULES, find_tensorrt
-from videossm.runtime.backends.tensorrt.preflight import check_build, check_graphs, check_room, rtx_architectures
+from videossm.runtime.backends.tensorrt.module import MODULES
+from videossm.runtime.backends.tensorrt.preflight import check_plan, rtx_architectures
 from videossm.runtime.cli import Command, print_json, print_text
 from videossm.runtime.driver import Driver, Gpu
 from videossm.runtime.errors import Problem, UserError, require_none
@@ -49,7 +49,7 @@ def doctor(
         if backend is None:
             problems = check_run(opened, machine, device)
         else:
-            problems = _check_build(opened, machine, backend, architectures)
+            problems = check_plan(opened, backend, architectures, machine, Path.cwd())
     if as_json:
         found = {"problems": [asdict(problem) for problem in problems]}
         print_json({"machine": asdict(machine), "backends": abilities(machine), **found})
@@ -70,22 +70,6 @@ def _check_options(plan: str | None, device: str | None, backend: str | None, ar
         raise UserError(f"--backend: got {backend}, expected one of {', '.join(MODULES)}; choose one")
     if architectures and backend is None:
         raise UserError("--gpu-arch: got it without --backend, expected --backend tensorrt-rtx; add it")
-
-
-def _check_build(plan: Plan, machine: Machine, backend: str, architectures: tuple[str, ...]) -> list[Problem]:
-    """What would stop `videossm-export PLAN --backend ...` here, in this folder?"""
-    manifest = plan.manifest
-    if manifest.backend in MODULES:
-        expected = "one of ONNX graphs, as engines cannot be built again"
-        return [Problem("plan", f"one for {manifest.backend}", expected, "export with --backend onnxruntime")]
-    problems = check_build(backend, manifest.precision, architectures, manifest.lowering, machine)
-    files = {name: plan.path / engine.file for name, engine in manifest.engines.items()}
-    trt = find_tensorrt(backend)
-    can_parse = backend == "tensorrt-rtx" or machine.gpus  # TensorRT does nothing at all without one
-    # Of another lowering the nodes are known to be refused, and a plugin must not reach TensorRT-RTX's parser.
-    if manifest.lowering == "standard" and can_parse and not isinstance(trt, Problem):
-        problems += check_graphs(trt, files)
-    return problems + check_room(files, Path.cwd(), machine)
 
 
 def abilities(machine: Machine) -> dict[str, dict[str, list[str]]]:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videossm.runtime.backends.tensorrt.module import Log, find_tensorrt
+from videossm.runtime.backends.tensorrt.module import MODULES, Log, find_tensorrt
 from videossm.runtime.backends.tensorrt.network import parse_network
 from videossm.runtime.driver import capability, is_architecture
 from videossm.runtime.errors import Problem
 from videossm.runtime.machine import Machine, check_free
+from videossm.runtime.plan import Plan
 
 LOWERINGS = {"tensorrt": ("standard", "plugin"), "tensorrt-rtx": ("standard",)}  # that each of them can build
 # What an engine of TensorRT-RTX is for if nothing is named, as its documentation has it, and all GPUs later than these.
@@ -45,6 +46,22 @@ def check_build(
         problems.append(Problem("lowering", got, "standard", "export with --lowering standard"))
     check = _check_rtx if backend == "tensorrt-rtx" else _check_tensorrt
     return problems + list(check(precision, architectures, machine))
+
+
+def check_plan(plan: Plan, backend: str, architectures: Sequence[str], machine: Machine, folder: Path) -> list[Problem]:
+    """What keeps `videossm-export PLAN --backend ...` from building a plan of ONNX graphs in `folder`."""
+    manifest = plan.manifest
+    if manifest.backend in MODULES:
+        expected = "one of ONNX graphs, as engines cannot be built again"
+        return [Problem("plan", f"one for {manifest.backend}", expected, "export with --backend onnxruntime")]
+    problems = check_build(backend, manifest.precision, architectures, manifest.lowering, machine)
+    files = {name: plan.path / engine.file for name, engine in manifest.engines.items()}
+    trt = find_tensorrt(backend)
+    can_parse = backend == "tensorrt-rtx" or machine.gpus  # TensorRT does nothing at all without one
+    # Of another lowering the nodes are known to be refused, and a plugin must not reach TensorRT-RTX's parser.
+    if manifest.lowering == "standard" and can_parse and not isinstance(trt, Problem):
+        problems += check_graphs(trt, files)
+    return problems + check_room(files, folder, machine)
 
 
 def check_precision(precision: str, architecture: str) -> Iterator[Problem]:

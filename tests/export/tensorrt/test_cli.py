@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,6 +94,18 @@ def test_a_dry_run(shapes_plan: Plan, tmp_path: Path) -> None:
         assert result.exit_code == 0, result.stderr
         assert result.stderr.startswith(f"would write {out}: ") and "tensorrt-rtx" in result.stderr
     assert not out.exists()
+
+
+def test_a_dry_run_asks_the_parser_and_for_room(
+    shapes_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videossm.runtime.backends.tensorrt.preflight.parse_network", lambda *_: (None, ["a node"]))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    result = invoke(shapes_plan.path, *RTX, "-o", tmp_path / "engine.plan", "--dry-run")
+    lines = result.stderr.splitlines()
+    assert result.exit_code == 2 and len(lines) == 5
+    assert lines[0].startswith("text_encoder (text_encoder.onnx): got a node, expected what the parser takes")
+    assert lines[4].startswith(f"disk at {tmp_path}: got 0.00 GB free, expected at least ")
 
 
 @pytest.mark.usefixtures("nothing_is_made")

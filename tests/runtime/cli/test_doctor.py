@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from videossm.runtime import contract
+from videossm.runtime.backends.tensorrt import preflight
 from videossm.runtime.cli import doctor as module
 from videossm.runtime.cli.doctor import abilities, doctor
 from videossm.runtime.driver import Driver, Gpu
@@ -149,8 +150,8 @@ def test_graphs_that_the_parser_refuses(called, refused, plan_copy, without_a_gp
 
 def test_tensorrt_without_a_gpu_parses_nothing(called, plan_copy, without_a_gpu, monkeypatch):
     monkeypatch.setitem(without_a_gpu.packages, "tensorrt", Package("11.1.0.106"))
-    monkeypatch.setattr(module, "find_tensorrt", lambda backend: object())
-    monkeypatch.setattr(module, "check_graphs", lambda trt, files: pytest.fail("parsed"))
+    monkeypatch.setattr(preflight, "find_tensorrt", lambda backend: object())
+    monkeypatch.setattr(preflight, "check_graphs", lambda trt, files: pytest.fail("parsed"))
     code, _, err = called(doctor, rebuilt(plan_copy, lowering="standard"), "--backend", "tensorrt")
     assert code == 2 and err.startswith("backend: got tensorrt on a machine without a GPU (no NVIDIA driver)")
 
