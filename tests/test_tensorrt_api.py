@@ -40,6 +40,11 @@ OBJECTS = {
         "parser": "OnnxParserRefitter",
     },
     "runtime/backends/tensorrt/engine.py": {"_loaded": "ICudaEngine", "_context": "IExecutionContext"},
+    "runtime/backends/tensorrt/kernel_cache.py": {
+        "engine": "ICudaEngine",
+        "config": "IRuntimeConfig",
+        "_cache": "IRuntimeCache",
+    },
     "runtime/backends/tensorrt/preflight.py": {},
 }
 MODULE = ("trt", "_trt")
@@ -97,12 +102,15 @@ DOCUMENTED = {
     "TensorIOMode": {"INPUT", "OUTPUT"},
     "TensorLocation": {"DEVICE"},
 }
-# What only TensorRT-RTX has, and is asked of it alone.
+# What is asked of TensorRT-RTX alone: only it has them, but for create_runtime_config and the strategy of a config.
 RTX_ONLY = {
     "BuilderFlag": {"REQUIRE_USER_ALLOCATION"},
     "ComputeCapability": set[str](),
     "IBuilderConfig": {"num_compute_capabilities", "set_compute_capability"},
+    "ICudaEngine": {"create_runtime_config"},
     "IExecutionContext": {"is_stream_capturable"},
+    "IRuntimeCache": {"deserialize", "serialize"},
+    "IRuntimeConfig": {"create_runtime_cache", "set_execution_context_allocation_strategy", "set_runtime_cache"},
 }
 BY_NAME = {  # what getattr is given, in export/tensorrt/engine.py
     "BuilderFlag": {"REFIT", "REFIT_IDENTICAL", "STRIP_PLAN", "VERSION_COMPATIBLE", "WEIGHT_STREAMING"},

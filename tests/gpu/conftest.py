@@ -21,6 +21,12 @@ def gpu() -> Any:
     return driver.gpus[0]
 
 
+@pytest.fixture(autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled kernels do not go to the user's own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+
+
 @pytest.fixture(scope="session")
 def shapes_plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Plan]:
     """`shapes_plan(precision)`: the shipped checkpoint as ONNX graphs, made once a session; with options as

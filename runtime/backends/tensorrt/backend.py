@@ -13,6 +13,7 @@ from videossm.runtime.backends import Buffer, DeviceUsage, device_index
 from videossm.runtime.backends.cuda import CudaDevice, CudaStopwatch
 from videossm.runtime.backends.cuda_memory import CudaBuffer, CudaMemory
 from videossm.runtime.backends.tensorrt.engine import TensorRtEngine
+from videossm.runtime.backends.tensorrt.kernel_cache import KernelCache
 from videossm.runtime.backends.tensorrt.module import Log, load_tensorrt
 from videossm.runtime.backends.tensorrt.room import Room
 from videossm.runtime.errors import BackendError
@@ -45,6 +46,7 @@ class TensorRtBackend:
             self._runtime.engine_host_code_allowed = True
         self._memory = CudaMemory(self._cuda)
         self._room = Room(self._cuda)
+        self._kernels: dict[Path, KernelCache] = {}  # by the folder of the plan
         self._engines: list[TensorRtEngine] = []
 
     def load(self, name: str, spec: EngineSpec, file: Path) -> TensorRtEngine:
@@ -57,7 +59,8 @@ class TensorRtBackend:
         if spec.weights is not None:
             self._refit(loaded, file, file.with_name(spec.weights))
         _check_tensors(self._trt, loaded, file.name, spec)
-        engine = TensorRtEngine(self._trt, self._log, self._memory, self._room, name, loaded)
+        kernels = self._kernels.setdefault(file.parent, KernelCache(self._trt, self._log, file.parent))
+        engine = TensorRtEngine(self._trt, self._log, self._memory, self._room, kernels, name, loaded)
         self._engines.append(engine)
         return engine
 
@@ -81,7 +84,10 @@ class TensorRtBackend:
             buffers_bytes=self._cuda.taken["buffers"],
             pinned_bytes=self._cuda.taken["pinned"],
             graphs=self._cuda.graphs,
-            notes=tuple(note for engine in self._engines for note in engine.notes),
+            notes=(
+                *(note for kernels in self._kernels.values() for note in kernels.notes),
+                *(note for engine in self._engines for note in engine.notes),
+            ),
         )
 
     def _refit(self, loaded: Any, file: Path, weights: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from videossm.runtime.backends import Buffer
 from videossm.runtime.backends.cuda import CudaGraph, Memory
 from videossm.runtime.backends.cuda_memory import CudaBuffer, CudaMemory
+from videossm.runtime.backends.tensorrt.kernel_cache import KernelCache
 from videossm.runtime.backends.tensorrt.module import Log
 from videossm.runtime.backends.tensorrt.room import Room
 from videossm.runtime.errors import BackendError
@@ -19,8 +20,11 @@ class TensorRtEngine:
     `name`: text_encoder, step, memory or decoder. `notes`: what does not go as fast as it could.
     """
 
-    def __init__(self, trt: Any, log: Log, memory: CudaMemory, room: Room, name: str, loaded: Any) -> None:
+    def __init__(
+        self, trt: Any, log: Log, memory: CudaMemory, room: Room, kernels: KernelCache, name: str, loaded: Any
+    ) -> None:
         self._trt, self._log, self._memory, self._room, self._loaded = trt, log, memory, room, loaded
+        self._kernels, self._kernels_kept = kernels, False
         self._device = memory.device
         self.name = name
         self.notes: list[str] = []
@@ -50,8 +54,10 @@ class TensorRtEngine:
             self._loaded.weight_streaming_budget_v2 = budget
             if self._loaded.weight_streaming_budget_v2 != budget:
                 raise self._log.fail(f"{self.name}: cannot keep {budget / 1e6:.0f} MB of weights on the GPU", mend)
-        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        self._context = self._loaded.create_execution_context(strategy)
+        self._context = self._kernels.context_for(self._loaded)
+        if self._context is None:
+            strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            self._context = self._loaded.create_execution_context(strategy)
         if self._context is None:
             raise self._log.fail(f"{self.name}: no execution context", mend)
 
@@ -74,6 +80,13 @@ class TensorRtEngine:
                 raise self._log.fail(f"{self.name}: {name}: no such address", "export the plan again")
         if not self._context.execute_async_v3(self._device.compute):
             raise self._log.fail(f"{self.name}: cannot run", "check the plan's GPU and driver with videossm-doctor")
+
+    def keep_kernels(self) -> None:
+        """Saves what was compiled for it, once. After a first run all of it is there; not within a capture."""
+        if not self._kernels_kept:
+            self._kernels_kept = True
+            self._device.use()
+            self._kernels.save()
 
     def capture(self, addresses: Mapping[str, int]) -> CudaGraph | None:
         """One run as a graph; None where that is not possible, which is noted, and then never tried again."""
@@ -130,6 +143,7 @@ class TensorRtPass:
             self._graph.launch()
         else:
             self._engine.enqueue(self._addresses)
+            self._engine.keep_kernels()
         self._warm = True
 
 

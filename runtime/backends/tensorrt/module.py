@@ -8,6 +8,7 @@ Differences that this project meets, TensorRT 11.1 against TensorRT-RTX 1.7:
 | plugins | yes, also inside an engine | none: a plugin's layer ends the process |
 | captures an engine as a CUDA graph | always | built with `REQUIRE_USER_ALLOCATION`; tells by `is_stream_capturable` |
 | timing cache, tactics | yes | deprecated: kernels are compiled where the engine is loaded |
+| cache of compiled kernels | none | `IRuntimeCache`, attached by the `IRuntimeConfig` of an execution context |
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ class Log:
 
     def fail(self, what: str, mend: str) -> BackendError:
         """An exception with what was logged since the last one, the first message first."""
+        return BackendError(f"{what}: {self.reason()}; {mend}")
+
+    def reason(self) -> str:
+        """What was logged since the last time, and is not told again."""
         messages, self._errors[:] = list(dict.fromkeys(self._errors)), []
-        why = "; ".join(messages) or "TensorRT said nothing"
-        return BackendError(f"{what}: {why}; {mend}")
+        return "; ".join(messages) or "TensorRT said nothing"

@@ -5,6 +5,7 @@ ONNX Runtime's, at the moment when the stream comes to it: nothing here pretends
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -43,11 +44,15 @@ class EmulatedTensorRt:
         self.cuda = cuda
         self.options = SimpleNamespace(capturable=True, streamable=0, stripped=False, refuses="")
         self.contexts: list[Any] = []
+        self.caches: list[EmulatedCache] = []
         self.runtimes: list[Any] = []
         self.Runtime = lambda logger: EmulatedRuntime(self, logger)
         self.Refitter = EmulatedRefitter
         self.OnnxParserRefitter = EmulatedParserRefitter
         self.IExecutionContext = EmulatedRtxContext if rtx else EmulatedContext
+        self.IRuntimeConfig = EmulatedRtxConfig if rtx else EmulatedConfig
+        if rtx:
+            self.IRuntimeCache = EmulatedCache
 
     def refused(self, call: str, logger: Any) -> bool:
         """Does the test want `call` to fail?"""
@@ -73,6 +78,7 @@ class EmulatedEngine:
     def __init__(self, trt: EmulatedTensorRt, logger: Any, model: bytes) -> None:
         self._trt, self._logger = trt, logger
         options = OnnxRuntimeBackend("cpu", 1)._options()
+        self.digest = hashlib.sha256(model).hexdigest()[:8]
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._inputs = {tensor.name: tensor for tensor in self.session.get_inputs()}
         self._tensors = {**self._inputs, **{tensor.name: tensor for tensor in self.session.get_outputs()}}
@@ -114,15 +120,80 @@ class EmulatedEngine:
     def get_engine_stat(self, stat: Any) -> int:
         return self._weights_bytes
 
+    def create_runtime_config(self) -> Any:
+        if self._trt.refused("create_runtime_config", self._logger):
+            return None
+        return self._trt.IRuntimeConfig(self._trt, self._logger)
+
     def create_execution_context(self, strategy: Any) -> Any:
+        config = strategy if isinstance(strategy, EmulatedConfig) else None
         if self._trt.refused("create_execution_context", self._logger):
             return None
-        return self._trt.IExecutionContext(self._trt, self._logger, self)
+        if config is not None and self._trt.refused("a context with a cache", self._logger):
+            return None
+        strategy = strategy if config is None else config.strategy
+        assert strategy is self._trt.ExecutionContextAllocationStrategy.USER_MANAGED, "activations share a block"
+        return self._trt.IExecutionContext(self._trt, self._logger, self, config and config.cache)
+
+
+class EmulatedConfig:
+    def __init__(self, trt: EmulatedTensorRt, logger: Any) -> None:
+        self._trt, self._logger = trt, logger
+        self.strategy: Any = None
+        self.cache: EmulatedCache | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self.strategy = strategy
+
+
+class EmulatedRtxConfig(EmulatedConfig):
+    def create_runtime_cache(self) -> Any:
+        if self._trt.refused("create_runtime_cache", self._logger):
+            return None
+        return EmulatedCache(self._trt, self._logger)
+
+    def set_runtime_cache(self, cache: Any) -> bool:
+        self.cache = cache
+        return not self._trt.refused("set_runtime_cache", self._logger)
+
+
+class EmulatedCache:
+    """Names of kernels, and which of them it was asked to have compiled."""
+
+    def __init__(self, trt: EmulatedTensorRt, logger: Any) -> None:
+        self._trt, self._logger = trt, logger
+        self.kernels: list[str] = []
+        self.compiled: list[str] = []
+        trt.caches.append(self)
+
+    def compile(self, kernel: str) -> None:
+        if kernel not in self.kernels:
+            self.kernels.append(kernel)
+            self.compiled.append(kernel)
+
+    def deserialize(self, blob: Any) -> bool:
+        assert self._trt.cuda.current is not None, "it is checked against the current device"
+        if self._trt.refused("deserialize", self._logger) or not bytes(blob).startswith(b"kernels"):
+            return False
+        self.kernels = bytes(blob).decode().split()[1:]
+        return True
+
+    def serialize(self) -> Any:
+        assert self._trt.cuda.capturing is None, "a capture is no time for files"
+        if self._trt.refused("serialize", self._logger):
+            return None
+        return memoryview(" ".join(["kernels", *self.kernels]).encode())
 
 
 class EmulatedContext:
-    def __init__(self, trt: EmulatedTensorRt, logger: Any, engine: EmulatedEngine) -> None:
-        self._trt, self._logger, self.engine = trt, logger, engine
+    """Some kernels of an engine are compiled with its context, others when that first runs."""
+
+    def __init__(
+        self, trt: EmulatedTensorRt, logger: Any, engine: EmulatedEngine, cache: EmulatedCache | None = None
+    ) -> None:
+        self._trt, self._logger, self.engine, self._cache = trt, logger, engine, cache
+        if cache is not None:
+            cache.compile(f"{engine.digest}-context")
         self.memory = (0, 0)
         self.addresses: dict[str, int] = {}
         self.runs = 0
@@ -159,6 +230,8 @@ class EmulatedContext:
 
         cuda.queue_work(stream_handle, "engine", run)
         self.runs += 1
+        if self._cache is not None:
+            self._cache.compile(f"{engine.digest}-run")
         return True
 
 
@@ -187,6 +260,14 @@ class EmulatedParserRefitter:
             return False
         self._refitter.file = model
         return True
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for what would lie in the user's own."""
+    folder = tmp_path_factory.mktemp("caches")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
 
 
 @pytest.fixture

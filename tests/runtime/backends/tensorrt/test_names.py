@@ -9,9 +9,15 @@ import pytest
 from cuda.bindings import runtime as real
 
 ENUMS = ("DataType", "EngineStat", "ExecutionContextAllocationStrategy", "TensorIOMode", "TensorLocation")
-RTX_ONLY = {"IExecutionContext": {"is_stream_capturable"}}
+RTX_ONLY = {
+    "": {"IRuntimeCache"},
+    "IExecutionContext": {"is_stream_capturable"},
+    "IRuntimeCache": {"deserialize", "serialize"},
+    "IRuntimeConfig": {"create_runtime_cache", "set_runtime_cache"},
+}
 NO_NAMES_OF_TENSORRTS = {"cuda", "options", "contexts", "runtimes", "refused", "engine", "logger", "file", "filled",
-                         "session", "memory", "addresses", "runs", "IExecutionContext"}  # fmt: skip
+                         "session", "memory", "addresses", "runs", "IExecutionContext", "caches", "cache", "kernels",
+                         "compile", "compiled", "digest", "IRuntimeConfig", "strategy"}  # fmt: skip
 
 
 def emulated(trt, tiny_plan):
@@ -23,6 +29,10 @@ def emulated(trt, tiny_plan):
     context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     refitter = trt.Refitter(engine, None)
     parts = {"Runtime": runtime, "ICudaEngine": engine, "IExecutionContext": context, "Refitter": refitter}
+    config = engine.create_runtime_config()
+    parts["IRuntimeConfig"] = config
+    if hasattr(trt, "IRuntimeCache"):
+        parts["IRuntimeCache"] = config.create_runtime_cache()
     parts |= {"OnnxParserRefitter": trt.OnnxParserRefitter(refitter, None), "ILogger": trt.ILogger, "": trt}
     names = {part: public(value) - (NO_NAMES_OF_TENSORRTS - {"ILogger"}) for part, value in parts.items()}
     names[""] |= {"__version__"}
@@ -33,9 +43,9 @@ def public(value):
     return {name for name in dir(value) if not name.startswith("_")}
 
 
-def test_only_tensorrt_rtx_has_a_question_for_captures(tiny_plan, tensorrt):
+def test_only_tensorrt_rtx_has_a_question_for_captures_and_a_cache(tiny_plan, tensorrt):
     both, rtx = (emulated(tensorrt(rtx=rtx), tiny_plan) for rtx in (False, True))
-    assert rtx == {part: names | RTX_ONLY.get(part, set()) for part, names in both.items()}
+    assert rtx == {part: both.get(part, set()) | RTX_ONLY.get(part, set()) for part in both.keys() | RTX_ONLY.keys()}
 
 
 def test_tensorrt_rtx_has_them_all(tiny_plan, tensorrt):

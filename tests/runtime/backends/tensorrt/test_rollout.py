@@ -186,8 +186,9 @@ def test_memory_does_not_grow(tiny_plan, engine_plan, tensorrt, read):
     assert max(map(sum, sizes[90:])) <= max(map(sum, sizes[:90]))
 
 
-def test_a_rollout_that_is_gone_leaves_nothing(tiny_plan, engine_plan, tensorrt):
-    trt = tensorrt()
+@pytest.mark.parametrize("rtx", [False, True])
+def test_a_rollout_that_is_gone_leaves_nothing(tiny_plan, engine_plan, tensorrt, rtx):
+    trt = tensorrt(rtx=rtx)
     rollout = Rollout(engine_plan(tiny_plan), RED)
     kept = next(rollout)
     fork = rollout.fork()
