@@ -23,7 +23,7 @@ from videossm.export.stages import (
     trace_graphs,
     verify_graphs,
 )
-from videossm.export.target import PRECISIONS, Target
+from videossm.export.target import PRECISIONS, ExportTarget
 from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions, tensorrt_options
 from videossm.runtime import Plan
 from videossm.runtime.backends.tensorrt.preflight import check_plan
@@ -111,7 +111,7 @@ def export(
     if _is_plan(checkpoint):
         _build_plan(context, Path(checkpoint), out, backend, building, dry_run, as_json)
         return
-    target = Target(precision, backend, lowering, building, opset)
+    target = ExportTarget(precision, backend, lowering, building, opset)
     target.check()
     if layers is not None and not random_weights:
         raise UserError("--layers: got it with a checkpoint's weights, expected --random-weights beside it; add it")
@@ -183,7 +183,7 @@ def _build_plan(
     plan = Plan.open(path)
     check_source(plan)
     manifest = plan.manifest
-    target = Target(manifest.precision, backend, None if building.plugins else manifest.lowering, building)
+    target = ExportTarget(manifest.precision, backend, None if building.plugins else manifest.lowering, building)
     if not target.builds:
         raise UserError(f"--backend: got {backend} with a plan, expected tensorrt or tensorrt-rtx; choose one")
     target.check_backend()

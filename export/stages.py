@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from videossm.export.precision import PrecisionOptions, make_precision
-from videossm.export.target import Target
+from videossm.export.target import ExportTarget
 from videossm.runtime import Plan
 from videossm.runtime.cli import print_json, progress
 
@@ -65,7 +65,7 @@ class Result:
         self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - started
 
 
-def trace_graphs(model: VideoModel, source: Source, target: Target, folder: Path) -> None:
+def trace_graphs(model: VideoModel, source: Source, target: ExportTarget, folder: Path) -> None:
     """The fp32 plan of ONNX graphs."""
     from videossm.export.build import BuildOptions, build_plan
 
@@ -103,7 +103,7 @@ def lower_graphs(result: Result, options: PrecisionOptions, fp32: Path, folder: 
     result.accuracy = make_precision(options, fp32, folder)
 
 
-def build_engines(result: Result, plan: Plan, target: Target, folder: Path, shown: Path) -> None:
+def build_engines(result: Result, plan: Plan, target: ExportTarget, folder: Path, shown: Path) -> None:
     """From a plan of ONNX graphs that of engines; the commands name the graphs as if they were in `shown`."""
     from videossm.export.tensorrt import build
     from videossm.export.tensorrt.command import build_command

@@ -18,7 +18,7 @@ LATER_RUNTIME = (1, 24)  # since when ONNX Runtime has LinearAttention, and Q/DQ
 
 
 @dataclass(frozen=True)
-class Target:
+class ExportTarget:
     """As given, `lowering` None where not. `building`: how TensorRT builds, if it does."""
 
     precision: str
