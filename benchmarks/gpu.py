@@ -103,7 +103,7 @@ def row_of(plan: Plan, plans: list[Plan], provider: str | None) -> dict[str, Any
         row["figures"] = measure(rollout, CHUNKS)
         reference = next((candidate for candidate in plans if is_reference(candidate, plan)), None)
         if reference is not None:
-            row["errors"] = relative_errors(Rollout(reference, prompts, SEED, "cpu"), rollout)
+            row["errors"] = relative_errors(Rollout(reference, prompts, SEED, "cpu"), rollout, CHUNKS)
             row["passed"] = max(row["errors"]) <= BARS[manifest.precision]
     except UserError as error:
         row["failed"] = str(error)
@@ -120,10 +120,10 @@ def is_reference(candidate: Plan, plan: Plan) -> bool:
     )
 
 
-def relative_errors(reference: Rollout, rollout: Rollout) -> list[float]:
+def relative_errors(reference: Rollout, rollout: Rollout, chunks: int) -> list[float]:
     """Of each chunk's latents, every chunk made from the reference's state."""
     errors = []
-    for _ in range(CHUNKS):
+    for _ in range(chunks):
         rollout.restore(reference.snapshot())
         next(reference), next(rollout)
         expected, got = (made.latent.astype(np.float64) for made in (reference, rollout))

@@ -8,6 +8,7 @@ from machine import table
 from scan_floors import DTYPES
 
 OF_FLOOR = 0.6  # at least, of SelectiveScan's long scan
+COUNTED = ("bytes", "tensor cores", "fp32")  # what the bar's floor is of; special functions stand beside it
 LONG = {"tokens": 16384, "channels": 4096, "states": 16}
 
 Bar = dict[str, Any]
@@ -52,14 +53,15 @@ def _reason(rows: list[Row], peer: str) -> str:
 
 def _of_floor(result: dict[str, Any], dtype: str) -> Bar:
     sizes = LONG | {"dtype": dtype}
-    name = f"selective_scan in {dtype} reaches {OF_FLOOR:.0%} of the floor at 16384 x 4096 x 16"
+    name = f"selective_scan in {dtype} reaches {OF_FLOOR:.0%} of the floor of bytes and FLOPs at 16384 x 4096 x 16"
     rows = [row for row in result["selective_scan"] if "ms" in row and sizes.items() <= row.items()]
     if not rows:
         return {"name": name, "passed": None, "detail": "not run"}
     row = rows[0]
     times = ", ".join(f"{of} {_us(ms)}" for of, ms in row["times_ms"].items())
-    detail = f"{row['of_floor']:.0%}: {_us(row['ms'])} us, floors in us: {times}"
-    return {"name": name, "passed": row["of_floor"] >= OF_FLOOR, "detail": detail}
+    of_counted = max(row["times_ms"].get(name, 0) for name in COUNTED) / row["ms"]
+    detail = f"{of_counted:.0%}, {row['of_floor']:.0%} of the longest: {_us(row['ms'])} us, floors in us: {times}"
+    return {"name": name, "passed": of_counted >= OF_FLOOR, "detail": detail}
 
 
 def line(bar: Bar) -> str:
