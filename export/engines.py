@@ -44,7 +44,7 @@ def memory_spec(config: ModelConfig) -> EngineSpec | None:
     evicted = [
         example
         for _ in range(transformer.layers)
-        for example in (_heads(config, tokens), _heads(config, tokens), _gate(config), _gate(config))
+        for example in (_tokens(config, tokens), _tokens(config, tokens), _gate(config), _gate(config))
     ]
     return EngineSpec(
         "memory",
@@ -106,8 +106,8 @@ def _step(model: VideoModel) -> EngineSpec:
         torch.zeros(1),
         torch.arange(window.window_frames),
         torch.arange(window.chunk_frames) + window.window_frames,
-        [_heads(config, transformer.text_len) for _ in range(2 * transformer.layers)],
-        [_heads(config, config.window_tokens) for _ in range(2 * transformer.layers)],
+        [_tokens(config, transformer.text_len) for _ in range(2 * transformer.layers)],
+        [_tokens(config, config.window_tokens) for _ in range(2 * transformer.layers)],
         [_square(config) for _ in range(transformer.layers if memory else 0)],
         torch.ones(1) if memory else None,
         noise if renoise else None,
@@ -138,9 +138,9 @@ def _decoder(model: VideoModel) -> EngineSpec:
     )
 
 
-def _heads(config: ModelConfig, tokens: int) -> Tensor:
-    """An example of keys or values [B, tokens, H, d]."""
-    return torch.empty(config.batch, tokens, config.transformer.heads, config.transformer.head_dim)
+def _tokens(config: ModelConfig, tokens: int) -> Tensor:
+    """An example of keys or values [B, tokens, D]."""
+    return torch.empty(config.batch, tokens, config.transformer.dim)
 
 
 def _gate(config: ModelConfig) -> Tensor:

@@ -44,15 +44,16 @@ class Memory(nn.Module):
         """gamma * swish(g_out * RMSNorm(Q M)), ready to be added to the attention's output.
 
         Args:
-            query: [B, T, H, d], normalised, without rotary embedding, as the stored keys are.
+            query: [B, T, D], normalised, without rotary embedding, as the stored keys are.
             hidden: the block's input [B, T, D].
             state: M [B, H, d, d] fp32.
             rho: evicted / seen frames, clamped to [RHO_MIN, 1]: [1] or [B].
 
         Returns:
-            [B, T, H, d].
+            [B, T, D].
         """
-        read = self.norm(torch.einsum("bthk,bhkv->bthv", query.float(), state))
+        heads = query.float().unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        read = self.norm((heads @ state).transpose(1, 2))
         gate = self.out_gate(hidden).unflatten(-1, (self.heads, -1))
         gamma = torch.sigmoid(self.router_weight * rho.log()[:, None] + self.router_bias)
-        return gamma[:, None, :, None] * F.silu(gate * read)
+        return (gamma[:, None, :, None] * F.silu(gate * read)).flatten(2)

@@ -32,7 +32,7 @@ class WindowChunk:
 class Surroundings:
     """All that the steps of one chunk see beside its latent; the same for each of them."""
 
-    past: list[Tensor]  # key and value of each block in turn [B, P, H, d]; P grows until the window is full
+    past: list[Tensor]  # key and value of each block in turn [B, P, D]; P grows until the window is full
     slot_position: Tensor  # int64 [P frames]
     frame_position: Tensor  # int64 [F]
     rho: Tensor | None  # [1]; None without a memory
@@ -133,7 +133,7 @@ class ReferenceRollout:
     def _past(self) -> list[Tensor]:
         transformer = self.config.transformer
         stride = 4 if transformer.memory else 2  # tensors of a block in `present`
-        empty = torch.zeros(self.batch, 0, transformer.heads, transformer.head_dim)
+        empty = torch.zeros(self.batch, 0, transformer.dim)
         return [
             torch.cat([empty, *(chunk.present[stride * block + kind] for chunk in self.window)], 1)
             for block in range(transformer.layers)

@@ -36,14 +36,15 @@ def token_angles(frame_position: Tensor, time_freq: Tensor, spatial: Tensor) -> 
     return torch.cat([time, space], -1).flatten(-3, -2)
 
 
-def apply_rope(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotates adjacent channel pairs of `x` [B, T, H, d] by `angles` [T, d / 2] or [B, T, d / 2]; keeps x's dtype."""
+def apply_rope(x: Tensor, angles: Tensor, heads: int) -> Tensor:
+    """Rotates adjacent channel pairs of each head of `x` [B, T, H * d]; keeps x's dtype.
+
+    `angles`: [T, d / 2] or [B, T, d / 2].
+    """
     cos, sin = angles.cos(), angles.sin()
     if torch.compiler.is_exporting():  # one node for what else is ten
-        batch, _, heads, _ = x.shape
-        cos, sin = (table.expand(batch, -1, -1) for table in (cos, sin))
-        rotated = torch.onnx.ops.rotary_embedding(x.flatten(2), cos, sin, interleaved=True, num_heads=heads)
-        return rotated.unflatten(-1, (heads, -1))
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = (table.expand(len(x), -1, -1) for table in (cos, sin))
+        return torch.onnx.ops.rotary_embedding(x, cos, sin, interleaved=True, num_heads=heads)
+    even, odd = x.float().unflatten(-1, (heads, -1, 2)).unbind(-1)
     cos, sin = cos[..., None, :], sin[..., None, :]
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-3).to(x.dtype)

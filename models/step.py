@@ -26,7 +26,7 @@ class PromptEncoder(nn.Module):
         self.text_encoder, self.transformer = text_encoder, transformer
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
-        """int64 [B, L] each to key and value [B, L, H, d] of every block, in turn."""
+        """int64 [B, L] each to key and value [B, L, D] of every block, in turn."""
         state = self.transformer.prompt_state(self.text_encoder(input_ids, attention_mask))
         return [tensor for pair in state for tensor in pair]
 
@@ -57,13 +57,13 @@ class Step(nn.Module):
             latent: [B, F, C, h, w] at noise level `sigma` [1]; `noise`: fresh noise, `renoise` sampler only.
             slot_position: position of each frame slot of the window, int64 [window_frames], -1 where empty.
             frame_position: positions of the chunk's frames, int64 [F].
-            prompt: key, value [B, L, H, d] of each block in turn.
-            past: key, value [B, P, H, d] of each block in turn, without rotary embedding.
+            prompt: key, value [B, L, D] of each block in turn.
+            past: key, value [B, P, D] of each block in turn, without rotary embedding.
             memory: [B, H, d, d] fp32 of each block; empty without a memory.
             rho: share of evicted frames [1], clamped; None without a memory.
 
         Returns:
-            latent_next, and for each block in turn key, value [B, T, H, d] and, with a memory, decay and
+            latent_next, and for each block in turn key, value [B, T, D] and, with a memory, decay and
             beta [B, T, H]. They are the chunk's state when the step was the commit pass.
         """
         if bool(memory) != self.config.transformer.memory:
@@ -112,12 +112,12 @@ class MemoryUpdate(nn.Module):
     """Takes the chunk that leaves the window into every block's memory, by the gated delta rule."""
 
     def forward(self, evicted: list[Tensor], memory: list[Tensor]) -> list[Tensor]:
-        """Key, value [B, T, H, d], decay, beta [B, T, H] of each block in turn; memories [B, H, d, d] to new ones."""
+        """Key, value [B, T, D], decay, beta [B, T, H] of each block in turn; memories [B, H, d, d] to new ones."""
         updated = []
         for i, state in enumerate(memory):
-            key, value, decay, beta = evicted[4 * i : 4 * i + 4]
-            key = key.float()
-            _, state = gated_delta_scan(key, key, value.float(), decay, beta, state, 1.0, normalize_key=True)
+            decay, beta = evicted[4 * i + 2 : 4 * i + 4]
+            key, value = (x.float().unflatten(-1, (state.shape[1], -1)) for x in evicted[4 * i : 4 * i + 2])
+            _, state = gated_delta_scan(key, key, value, decay, beta, state, 1.0, normalize_key=True)
             updated.append(state)
         return updated
 

@@ -40,6 +40,6 @@ class TextLayer(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU("tanh"), nn.Linear(2 * dim, dim))
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        query, key, value = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        x = x + self.o(attend(query, key, value, visible).flatten(2))
+        query, key, value = self.qkv(self.norm1(x)).chunk(3, -1)
+        x = x + self.o(attend(query, key, value, self.heads, visible))
         return x + self.ffn(self.norm2(x))

@@ -28,9 +28,9 @@ class Projection:
     """What a block computes from a chunk before any attention; keys and queries carry no rotary embedding."""
 
     hidden: Tensor  # the modulated input [B, T, D]
-    query: Tensor  # [B, T, H, d]
-    key: Tensor  # [B, T, H, d]
-    value: Tensor  # [B, T, H, d]
+    query: Tensor  # [B, T, D]
+    key: Tensor  # [B, T, D]
+    value: Tensor  # [B, T, D]
     decay: Tensor | None  # log-decay [B, T, H] fp32; None without a memory
     beta: Tensor | None  # [B, T, H] fp32
 
@@ -39,8 +39,8 @@ class Projection:
 class Past:
     """What a block sees of everything before the chunk."""
 
-    key: Tensor  # [B, P, H, d], without rotary embedding
-    value: Tensor  # [B, P, H, d]
+    key: Tensor  # [B, P, D], without rotary embedding
+    value: Tensor  # [B, P, D]
     memory: Tensor | None  # [B, H, d, d] fp32
 
 
@@ -58,29 +58,25 @@ class Attention(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads = config.heads
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q, self.norm_k = (RMSNorm(config.dim, config.eps) for _ in range(2))
 
     def queries(self, x: Tensor) -> Tensor:
-        """[B, T, D] to [B, T, H, d]."""
-        return self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1))
+        """[B, T, D] to [B, T, D]."""
+        return self.norm_q(self.q(x))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, D] to keys and values [B, T, H, d]."""
-        key, value = self.norm_k(self.k(x)), self.v(x)
-        return key.unflatten(-1, (self.heads, -1)), value.unflatten(-1, (self.heads, -1))
+        """[B, T, D] to keys and values [B, T, D]."""
+        return self.norm_k(self.k(x)), self.v(x)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
-    """Softmax attention, [B, T, H, d] x [B, S, H, d] to [B, T, H, d]; `visible` is bool, [1 or B, 1, 1 or T, S]."""
-    if torch.compiler.is_exporting():  # ONNX's operator takes the heads packed: four transpositions fewer
-        heads = query.shape[2]
-        query, key, value = (x.flatten(2) for x in (query, key, value))
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
+    """Softmax attention, [B, T, D] x [B, S, D] to [B, T, D]; `visible` is bool, [1 or B, 1, 1 or T, S]."""
+    if torch.compiler.is_exporting():  # one node, which takes the heads packed
         output, *_ = torch.onnx.ops.attention(query, key, value, visible, q_num_heads=heads, kv_num_heads=heads)
-        return output.unflatten(-1, (heads, -1))
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible).transpose(1, 2)
+        return output
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible).transpose(1, 2).flatten(2)
 
 
 class Block(nn.Module):
@@ -89,6 +85,7 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         dim = config.dim
+        self.heads = config.heads
         self.norm1, self.norm2 = (nn.LayerNorm(dim, config.eps, elementwise_affine=False) for _ in range(2))
         self.norm3 = nn.LayerNorm(dim, config.eps)
         self.self_attn, self.cross_attn = Attention(config), Attention(config)
@@ -117,17 +114,18 @@ class Block(nn.Module):
     ) -> Tensor:
         """The block's output [B, T, D] for tokens `x` whose `projection` is given.
 
-        `prompt`: keys and values [B, L, H, d]. `rho`: see `Memory.read`; None without a memory.
+        `prompt`: keys and values [B, L, D]. `rho`: see `Memory.read`; None without a memory.
         """
         _, _, gate1, shift2, scale2, gate2 = (self.modulation + modulation).float().split(1, 1)
-        key = torch.cat([apply_rope(past.key, positions.past), apply_rope(projection.key, positions.chunk)], 1)
+        query, present = (apply_rope(x, positions.chunk, self.heads) for x in (projection.query, projection.key))
+        key = torch.cat([apply_rope(past.key, positions.past, self.heads), present], 1)
         value = torch.cat([past.value, projection.value], 1)
-        seen = attend(apply_rope(projection.query, positions.chunk), key, value, positions.visible)
+        seen = attend(query, key, value, self.heads, positions.visible)
         if self.memory and past.memory is not None and rho is not None:
             seen = seen + self.memory.read(projection.query, projection.hidden, past.memory, rho)
-        x = x + gate1 * self.self_attn.o(seen.flatten(2).to(x.dtype))
+        x = x + gate1 * self.self_attn.o(seen.to(x.dtype))
         query = self.cross_attn.queries(self.norm3(x))
-        x = x + self.cross_attn.o(attend(query, *prompt).flatten(2))
+        x = x + self.cross_attn.o(attend(query, *prompt, self.heads))
         return x + gate2 * self.ffn(self.norm2(x) * (1 + scale2) + shift2)
 
 
@@ -170,7 +168,7 @@ class Transformer(nn.Module):
         self.register_buffer("rope_space", spatial_angles(self.grid, c.head_dim, c.rope_theta), persistent=False)
 
     def prompt_state(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Text features [B, L, text_dim] to each block's prompt keys and values [B, L, H, d]."""
+        """Text features [B, L, text_dim] to each block's prompt keys and values [B, L, D]."""
         context = self.text_embedding(text)
         return [block.cross_attn.keys_values(context) for block in self.blocks]
 

@@ -62,6 +62,7 @@ def test_gates() -> None:
 def read_by_hand(memory: Memory, query: Tensor, hidden: Tensor, state: Tensor, rho: list[float]) -> Tensor:
     """gamma * swish(g_out * RMSNorm(Q M)), gamma = sigmoid(w log(rho) + b), in float64."""
     output = torch.empty(query.shape, dtype=torch.float64)
+    query, heads = query.unflatten(-1, (HEADS, DIM)), output.unflatten(-1, (HEADS, DIM))
     gate_weight, gate_bias = memory.out_gate.weight.double(), memory.out_gate.bias.double()
     for b, t, h in torch.cartesian_prod(torch.arange(BATCH), torch.arange(TOKENS), torch.arange(HEADS)).tolist():
         read = query[b, t, h].double() @ state[b, h].double()  # sum over d_k of q_k M[k, v]
@@ -69,7 +70,7 @@ def read_by_hand(memory: Memory, query: Tensor, hidden: Tensor, state: Tensor, r
         rows = slice(h * DIM, (h + 1) * DIM)
         gated = (gate_weight[rows] @ hidden[b, t].double() + gate_bias[rows]) * read
         gamma = sigmoid(memory.router_weight[h].item() * math.log(rho[b]) + memory.router_bias[h].item())
-        output[b, t, h] = gamma * gated / (1 + (-gated).exp())
+        heads[b, t, h] = gamma * gated / (1 + (-gated).exp())
     return output
 
 
@@ -77,7 +78,7 @@ def read_by_hand(memory: Memory, query: Tensor, hidden: Tensor, state: Tensor, r
 @pytest.mark.parametrize("rho", [[RHO_MIN], [0.4], [1.0], [0.2, 0.9]], ids=str)
 def test_read(rho: list[float]) -> None:
     memory = random_memory()
-    query, hidden = draw(2, BATCH, TOKENS, HEADS, DIM), draw(3, BATCH, TOKENS, CONFIG.dim)
+    query, hidden = draw(2, BATCH, TOKENS, CONFIG.dim), draw(3, BATCH, TOKENS, CONFIG.dim)
     state = draw(4, BATCH, HEADS, DIM, DIM)
     expected = read_by_hand(memory, query, hidden, state, rho * BATCH if len(rho) == 1 else rho)
     assert_close(memory.read(query, hidden, state, torch.tensor(rho)), expected, "read-out")
@@ -86,7 +87,7 @@ def test_read(rho: list[float]) -> None:
 @torch.no_grad()
 def test_empty_memory_reads_zero() -> None:
     memory, state = random_memory(), torch.zeros(BATCH, HEADS, DIM, DIM)
-    query, hidden = draw(2, BATCH, TOKENS, HEADS, DIM), draw(3, BATCH, TOKENS, CONFIG.dim)
+    query, hidden = draw(2, BATCH, TOKENS, CONFIG.dim), draw(3, BATCH, TOKENS, CONFIG.dim)
     read = memory.read(query, hidden, state, torch.tensor([RHO_MIN]))
     assert not read.any(), f"read-out of an empty memory: got {read.abs().max().item()}, expected 0"
 
@@ -95,10 +96,11 @@ def test_empty_memory_reads_zero() -> None:
 @pytest.mark.parametrize("parameter", ["router_weight", "router_bias"])
 def test_router_is_per_head(parameter: str) -> None:
     memory, state = random_memory(), draw(4, BATCH, HEADS, DIM, DIM)
-    query, hidden = draw(2, BATCH, TOKENS, HEADS, DIM), draw(3, BATCH, TOKENS, CONFIG.dim)
-    before = memory.read(query, hidden, state, torch.tensor([0.4]))
+    query, hidden = draw(2, BATCH, TOKENS, CONFIG.dim), draw(3, BATCH, TOKENS, CONFIG.dim)
+    rho = torch.tensor([0.4])
+    before = memory.read(query, hidden, state, rho).unflatten(-1, (HEADS, DIM))
     memory.get_parameter(parameter)[1] += 1
-    after = memory.read(query, hidden, state, torch.tensor([0.4]))
+    after = memory.read(query, hidden, state, rho).unflatten(-1, (HEADS, DIM))
     changed = [head for head in range(HEADS) if not torch.equal(before[:, :, head], after[:, :, head])]
     assert changed == [1], f"heads that the router of head 1 moves: got {changed}"
 
@@ -107,7 +109,7 @@ def test_router_is_per_head(parameter: str) -> None:
 def test_router_starts_closed() -> None:
     """As built, gamma = rho / (1 + rho): the read-out at rho is that share of what no router would give."""
     memory, state = Memory(CONFIG), draw(4, BATCH, HEADS, DIM, DIM)
-    query, hidden = draw(2, BATCH, TOKENS, HEADS, DIM), draw(3, BATCH, TOKENS, CONFIG.dim)
+    query, hidden = draw(2, BATCH, TOKENS, CONFIG.dim), draw(3, BATCH, TOKENS, CONFIG.dim)
     half = memory.read(query, hidden, state, torch.tensor([1.0]))  # gamma = 1 / 2
     for rho in (RHO_MIN, 0.25):
         got = memory.read(query, hidden, state, torch.tensor([rho]))
@@ -122,7 +124,7 @@ def test_update_is_the_delta_rule_token_by_token() -> None:
     for block, state in enumerate(memory):
         key, value = (draw(20 + 2 * block + kind, BATCH, tokens, HEADS, DIM) * 3 for kind in range(2))
         decay, beta = -draw(30 + block, BATCH, tokens, HEADS).abs(), draw(40 + block, BATCH, tokens, HEADS).sigmoid()
-        evicted += [key, value, decay, beta]
+        evicted += [key.flatten(2), value.flatten(2), decay, beta]
         after = state.double()
         for b, h in torch.cartesian_prod(torch.arange(BATCH), torch.arange(HEADS)).tolist():
             m = after[b, h].clone()

@@ -51,7 +51,7 @@ def run_chunk(config: ModelConfig, step: Step, latent: Tensor, sigma: float, tex
     """The flow of a first chunk: nothing behind it."""
     prompt = [tensor for pair in step.transformer.prompt_state(text) for tensor in pair]
     transformer, batch = config.transformer, len(latent)
-    empty = torch.zeros(batch, 0, transformer.heads, transformer.head_dim)
+    empty = torch.zeros(batch, 0, transformer.dim)
     moved, _ = step(
         latent,
         torch.tensor([sigma]),
@@ -130,7 +130,7 @@ def test_window_equals_the_wan_transformer_of_diffusers() -> None:
     expected = wan_flow(wan, latents, sigma, text)[:, frames:]
 
     prompt = [tensor for pair in ours.prompt_state(text) for tensor in pair]
-    window = torch.full((2, batch, config.window_tokens, c.heads, c.head_dim), 1e3)  # poison: not NaN, 0 * NaN is NaN
+    window = torch.full((2, batch, config.window_tokens, c.dim), 1e3)  # poison: not NaN, 0 * NaN is NaN
     past, slots = list(window), torch.full((config.window.window_frames,), -1)
 
     def flow(chunk: int) -> tuple[Tensor, list[Tensor]]:
@@ -191,8 +191,8 @@ class TestStep:
             "sigma_next": torch.tensor([0.5]),
             "slot_position": torch.where(slots < filled_slots, slots, -1),
             "frame_position": torch.arange(config.window.chunk_frames) + filled_slots,
-            "prompt": [draw(1, transformer.text_len, heads, dim) for _ in range(2 * transformer.layers)],
-            "past": [draw(1, config.window_tokens, heads, dim) for _ in range(2 * transformer.layers)],
+            "prompt": [draw(1, transformer.text_len, transformer.dim) for _ in range(2 * transformer.layers)],
+            "past": [draw(1, config.window_tokens, transformer.dim) for _ in range(2 * transformer.layers)],
             "memory": [draw(1, heads, dim, dim) for _ in range(transformer.layers)],
             "rho": torch.tensor([0.3]),
             "noise": draw(*config.latent_shape),

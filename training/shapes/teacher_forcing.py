@@ -38,10 +38,12 @@ class Layout:
 def memory_states(projection: Projection, layout: Layout, batch: int) -> Tensor:
     """The memory that each chunk reads: fp32 [B * chunks, H, d, d], from the clean copies' projection."""
     assert projection.decay is not None and projection.beta is not None
-    heads, dim = projection.key.shape[-2:]
-    state = projection.key.new_zeros((batch, heads, dim, dim), dtype=torch.float32)
+    heads = projection.decay.shape[-1]
+    key, value = (x.unflatten(-1, (heads, -1)) for x in (projection.key, projection.value))
+    dim = key.shape[-1]
+    state = key.new_zeros((batch, heads, dim, dim), dtype=torch.float32)
     states, done = [], 0
-    inputs = (projection.key, projection.value, projection.decay, projection.beta)
+    inputs = (key, value, projection.decay, projection.beta)
     parts = [x.float().unflatten(0, (batch, -1)) for x in inputs]
     for evicted in layout.evicted:
         if evicted > done:
@@ -84,11 +86,11 @@ def predict(
         projection = block.project(x, modulation)
         context = Projection(*(part[:rows] for part in vars(projection).values()))
         key, value = (
-            part.unflatten(0, (batch, chunks))[:, layout.index].flatten(2, 3).flatten(0, 1).repeat(copies + 1, 1, 1, 1)
+            part.unflatten(0, (batch, chunks))[:, layout.index].flatten(2, 3).flatten(0, 1).repeat(copies + 1, 1, 1)
             for part in (context.key, context.value)
         )
         memory = memory_states(context, layout, batch).repeat(copies + 1, 1, 1, 1)
-        prompt_rows = tuple(p.repeat_interleave(chunks, 0).repeat(copies + 1, 1, 1, 1) for p in prompt)
+        prompt_rows = tuple(p.repeat_interleave(chunks, 0).repeat(copies + 1, 1, 1) for p in prompt)
         x = block(x, modulation, projection, Past(key, value, memory), prompt_rows, positions, rho)
     return model.unembed(x[rows:], time[rows:]).unflatten(0, (copies, batch, chunks))
 
@@ -99,8 +101,7 @@ def predict_first(model: Transformer, layout: Layout, noisy: Tensor, sigma: Tens
     x = model.embed(noisy)
     batch, tokens = x.shape[:2]
     angles = model.angles(layout.chunk_position[0])
-    heads, dim = model.config.heads, model.config.head_dim
-    past = Past(x.new_zeros(batch, 0, heads, dim), x.new_zeros(batch, 0, heads, dim), None)
+    past = Past(x[:, :0], x[:, :0], None)
     positions = Positions(angles, angles[:0], torch.ones(1, 1, 1, tokens, dtype=torch.bool))
     for block, prompt in zip(model.blocks, model.prompt_state(text), strict=True):
         x = block(x, modulation, block.project(x, modulation), past, prompt, positions, None)
