@@ -15,6 +15,7 @@ import torch
 
 from videossm.export.engines import EngineSpec
 from videossm.export.lowering import lower
+from videossm.export.optimize import optimize
 from videossm.export.schemas import custom_translation_table
 
 INLINE_BYTES = 1 << 27  # weights above it go to an external data file: serialising them inline holds two copies
@@ -38,6 +39,7 @@ def trace(spec: EngineSpec, folder: Path, lowering: str, opset: int) -> dict[str
             verbose=False,
         )
     assert program is not None  # None is what dynamo=False returns
+    optimize(program.model)
     path = folder / f"{spec.name}.onnx"
     weight_bytes = sum(p.numel() * p.element_size() for p in spec.module.parameters())
     program.save(str(path), external_data=weight_bytes > INLINE_BYTES)

@@ -1,0 +1,26 @@
+"""Passes over a traced graph that leave what it computes and take fewer, larger nodes for it, on every backend.
+
+They run before the graph is verified and before its precision is lowered, on standard operators alone. Each says in its
+docstring what it looks for and what takes its place. A graph in which a pass finds nothing stays as it is.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from videossm.export.optimize.merged_linears import merge_linears
+from videossm.export.optimize.modulated_norm import modulate_in_norm
+from videossm.export.optimize.row_bias import make_biases_rows
+from videossm.export.optimize.stacked import stack_constants
+
+__all__ = ["optimize"]
+
+
+def optimize(model: ir.Model) -> None:
+    """Rewrites `model` in place. Weights are neither read nor copied before it is saved."""
+    merge_linears(model.graph)
+    make_biases_rows(model.graph)
+    stack_constants(model.graph)
+    modulate_in_norm(model.graph)
+    RemoveUnusedNodesPass()(model)
