@@ -22,6 +22,7 @@ from onnx import ModelProto
 from videossm.calib.graph import readers
 from videossm.calib.linears import Linear, Product
 from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine
+from videossm.runtime.backends.session import session_options
 from videossm.runtime.manifest import EngineSpec
 
 LINEARS, ATTENTION, OTHER = KINDS = ("quantised linears", "attention", "the rest")
@@ -50,7 +51,7 @@ class ProfiledBackend(OnnxRuntimeBackend):
     def load(self, name: str, spec: EngineSpec, file: Path) -> OnnxRuntimeEngine:
         if name != "step":
             return super().load(name, spec, file)
-        options = self._options()
+        options = session_options(self._precision, self._threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(self._folder / "profile")
         options.optimized_model_filepath = str(self._folder / "optimized.onnx")

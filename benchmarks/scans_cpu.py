@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from videossm.plugins_trt import GatedDeltaParams, ScanLibrary, SelectiveScanParams
+from videossm.runtime.backends.session import session_options
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -138,8 +139,7 @@ def linear_attention(tokens: int, heads: int, dim: int, threads: int) -> onnxrun
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     graph = helper.make_graph([node], "linear_attention", inputs, outputs)
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = session_options("fp32", threads)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -14,6 +14,7 @@ from onnx import ModelProto, ValueInfoProto
 from videossm.runtime.backends import Backend, Buffer, Engine, Pass
 from videossm.runtime.backends.memory import HostBuffer
 from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine
+from videossm.runtime.backends.session import session_options
 from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec
 
@@ -46,7 +47,7 @@ class TappedBackend(OnnxRuntimeBackend):
             return super().load(name, spec, file)
         model = onnx.load(file, load_external_data=False)
         tapped = _expose(model, taps)
-        options = self._options()
+        options = session_options(self._precision, self._threads)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
         try:
             session = ort.InferenceSession(model.SerializeToString(), options, providers=self._providers)

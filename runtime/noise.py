@@ -1,4 +1,4 @@
-"""Counter-based noise: Philox4x32-10 and Box-Muller, the same numbers in NumPy and C++.
+"""Counter-based noise: Philox4x32-10 and Box-Muller, the same numbers on every processor, in NumPy and in C++.
 
 A number depends on its seed, chunk, step and place only, so a resumed stream, a fork and a stream
 at any place of a batch draw the same noise. Philox is from Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from videossm.runtime.elementary import cos_sin, log
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -48,9 +50,9 @@ def noise(seed: int, chunk: int, step: int, shape: tuple[int, ...]) -> NDArray[n
     counter[3] = chunk >> 32
     words = philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))
     uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
-    radius = np.sqrt(-2.0 * np.log(uniform[0::2]))  # [2, n]: one of each pair
-    angle = 2.0 * np.pi * uniform[1::2]
+    radius = np.sqrt(-2.0 * log(uniform[0::2]))  # [2, n]: one of each pair
+    cosine, sine = cos_sin(uniform[1::2])
     normal = np.empty((blocks, 4), np.float32)
-    normal[:, 0::2] = (radius * np.cos(angle)).T
-    normal[:, 1::2] = (radius * np.sin(angle)).T
+    normal[:, 0::2] = (radius * cosine).T
+    normal[:, 1::2] = (radius * sine).T
     return normal.reshape(-1)[:size].reshape(shape)

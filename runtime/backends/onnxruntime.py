@@ -20,6 +20,7 @@ from videossm.runtime.backends import PROVIDERS, Buffer, DeviceUsage, device_ind
 from videossm.runtime.backends.cuda import CudaDevice, CudaStopwatch
 from videossm.runtime.backends.cuda_memory import CudaBuffer, CudaMemory
 from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
+from videossm.runtime.backends.session import session_options
 from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec, TensorSpec
 
@@ -171,9 +172,12 @@ class OnnxRuntimeBackend:
                 "device: got cpu for a plan in bf16, expected cuda:N, as ONNX Runtime has no such kernels on a CPU; "
                 "change --device, or export with --precision fp16 or fp32"
             )
+        options = session_options(self._precision, self._threads)
+        if self._cuda is not None:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for _on_host
         try:
             # Its fallback tells stdout, which may be the video, and then computes on the CPU.
-            session = ort.InferenceSession(str(file), self._options(), providers=self._providers, enable_fallback=False)
+            session = ort.InferenceSession(str(file), options, providers=self._providers, enable_fallback=False)
         except Exception as error:  # onnxruntime has no common base class of its errors
             why = " ".join(str(error).split())
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
@@ -220,23 +224,6 @@ class OnnxRuntimeBackend:
             graphs=self._cuda.device.graphs,
             notes=tuple(self._notes),
         )
-
-    def _options(self) -> Any:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads or 0  # 0: ONNX Runtime's own number
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.use_deterministic_compute = True
-        options.log_severity_level = 3
-        # Each engine has threads of its own and they run in turn: those that wait must not burn the cores.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
-        if self._cuda is not None:
-            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        if self._precision == "fp8":
-            # Fusions meant for int8 take fp8's pairs too, and make of them what no kernel can run.
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-        return options
 
 
 def _on_host(session: Any) -> str:

@@ -26,6 +26,7 @@ from videossm.models.model import random_model
 from videossm.models.presets import test as small_preset
 from videossm.models.shapes.tokenizer import build_tokenizer
 from videossm.runtime import Plan
+from videossm.runtime.backends.session import session_options
 from videossm.runtime.plan import write_manifest
 
 Arrays = dict[str, NDArray[Any]]
@@ -88,9 +89,7 @@ def run_graph() -> Callable[..., Arrays]:
         tapped = ModelProto()
         tapped.CopyFrom(model)
         tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in also)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3  # an optimised graph is for this machine only, it warns
+        options = session_options("int8", 1)  # for fp8 too: what it needs else is in `entries`
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
         for name, value in (entries or {}).items():

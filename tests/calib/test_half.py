@@ -17,6 +17,7 @@ from videossm.calib.emulate import emulate, round_tensors
 from videossm.calib.graph import module_of
 from videossm.calib.half import ELEMENT, ISLAND_MODULES, HalfError, to_half
 from videossm.runtime import Plan
+from videossm.runtime.backends.session import session_options
 from videossm.runtime.manifest import TensorSpec
 
 Arrays = dict[str, NDArray[Any]]
@@ -73,8 +74,7 @@ def inputs_of(plan: Plan, engine: str, first_position: int = 0) -> Arrays:
 
 def run(model: ModelProto, inputs: Arrays) -> Arrays:
     """What ONNX Runtime computes from fp32 inputs, whatever the graph's own types."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options = session_options("fp16", 1)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     kinds = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
     feeds = {value.name: inputs[value.name].astype(kinds.get(value.type, np.int64)) for value in session.get_inputs()}

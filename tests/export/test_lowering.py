@@ -20,6 +20,7 @@ from videossm.export.lowering import LOWERINGS, LoweringError, lower
 from videossm.models.scans.gated_delta import gated_delta_reference
 from videossm.models.scans.operators import gated_delta_scan, selective_scan
 from videossm.models.scans.selective_scan import selective_scan_reference
+from videossm.runtime.backends.session import session_options
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3}  # relative error in the Frobenius norm, by activation type
 OPSET = 24
@@ -107,8 +108,7 @@ def export(module: type[torch.nn.Module], *inputs: tuple[tuple[int, ...], torch.
 
 def outputs(model: ModelProto, inputs: list[Tensor]) -> list[Tensor]:
     """What ONNX Runtime computes, into buffers filled with NaN."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options = session_options("fp32", 1)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     for value, tensor in zip(session.get_inputs(), inputs, strict=True):

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from videossm.runtime.backends.session import session_options
 from videossm.runtime.plan import Plan, write_manifest
 
 DTYPES = {
@@ -77,7 +77,7 @@ class EmulatedRuntime:
 class EmulatedEngine:
     def __init__(self, trt: EmulatedTensorRt, logger: Any, model: bytes) -> None:
         self._trt, self._logger = trt, logger
-        options = OnnxRuntimeBackend("cpu", 1)._options()
+        options = session_options("fp32", 1)
         self.digest = hashlib.sha256(model).hexdigest()[:8]
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._inputs = {tensor.name: tensor for tensor in self.session.get_inputs()}
