@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-# Unicode's White_Space; Python's \s has more.
-_SPACE = re.compile(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
-# Unicode's \w: these categories, and the joiners and circled letters. Python's has other digits and fewer marks.
+# Unicode's White_Space; Python's isspace() has more.
+_SPACE = {*"\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B))}
+# Unicode's \w: these categories, the joiners, the circled letters. Python's has other digits and fewer marks.
 _LETTERS = {"Lu", "Ll", "Lt", "Lm", "Lo", "Nl", "Mn", "Mc", "Me", "Nd", "Pc"}
-_OTHER_LETTERS = re.compile(
-    "[\u200c\u200d\u24b6-\u24e9\U0001f130-\U0001f149\U0001f150-\U0001f169\U0001f170-\U0001f189]"
-)
+_OTHER_LETTERS = [(0x200C, 0x200D), (0x24B6, 0x24E9), (0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189)]
 _SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
@@ -72,10 +70,11 @@ class WordLevelTokenizer:
                 yield self.vocabulary.get(key, self.unknown), first, first + len(word)
 
     def _kind(self, character: str) -> str:
-        if _SPACE.match(character):
+        if character in _SPACE:
             return "space"
-        letter = unicodedata.category(character) in _LETTERS or _OTHER_LETTERS.match(character)
-        return "letter" if letter or not self.punctuation else "punctuation"
+        if not self.punctuation or unicodedata.category(character) in _LETTERS:
+            return "letter"
+        return "letter" if any(a <= ord(character) <= b for a, b in _OTHER_LETTERS) else "punctuation"
 
 
 def read_word_level(content: Any) -> WordLevelTokenizer | None:
