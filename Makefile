@@ -8,7 +8,7 @@ START := $(shell date +%s)
 TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint ruff types bench bench-quantization plugins wheel clean
+.PHONY: help install demo test lint ruff types bench bench-quantization plugins wheel pythons clean
 
 help:
 	@echo "make demo    a video of '$(PROMPT)' in out/demo.mp4"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-quantization   what int8 and fp8 gain and cost: out/quantization-*.md and .json; an hour"
 	@echo "make plugins the scans in C++ and, where their tools are found, in CUDA and for TensorRT: build/plugins"
 	@echo "make wheel   dist/videossm-*.whl"
+	@echo "make pythons the wheel from the package index, a plan run with it, for every Python found: size, warnings"
 	@echo "make clean   removes what make made, but for .venv"
 
 install: .venv/package.stamp
@@ -77,6 +78,12 @@ plugins:
 wheel: install
 	rm -rf build/lib build/bdist.*
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
+
+# What `pip install` gives today, not what .venv has pinned.
+pythons: wheel
+	@$(TIMED); mkdir -p out; \
+	$(BIN)/videossm-export shapes --lowering standard -o out/standard.plan; \
+	$(BIN)/python tests/pythons.py "$$(ls -t dist/videossm-*.whl | head -1)" out/standard.plan
 
 clean:
 	rm -rf build dist out videossm.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -12,6 +12,7 @@ from videossm.runtime.errors import Problem, require_none
 from videossm.runtime.machine import BACKENDS, CUDA_BINDINGS, Machine, check_free, probe_machine
 from videossm.runtime.manifest import REPORT_FOLDER, TOKENIZER_FILE, Manifest, Target
 from videossm.runtime.plan import Plan
+from videossm.runtime.prompt import check_tokenizer
 
 # Those of ONNX Runtime that run engines on a CUDA device.
 GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
@@ -31,14 +32,14 @@ def require_run(plan: Plan, device: str | None) -> None:
 def check_run(plan: Plan, machine: Machine, device: str | None = None) -> list[Problem]:
     """What keeps `machine` from running `plan` on `device`, as `require_run`; none if it can.
 
-    Raises BackendError for a device that is none.
+    Raises BackendError for a device that is none, PlanError for a broken tokenizer.
     """
     manifest = plan.manifest
     if manifest.backend not in BACKENDS:
         return [Problem("backend", manifest.backend, f"one of {', '.join(BACKENDS)}", "export the plan again")]
     index = _index(manifest, device)
     if index is None:
-        return list(_on_cpu(manifest, machine))
+        return [*_on_cpu(manifest, machine), *check_tokenizer(plan.tokenizer_file)]
     if not machine.gpus:  # then nothing that could be installed here helps
         why = machine.driver.problem
         if manifest.backend in MODULES:
@@ -51,7 +52,7 @@ def check_run(plan: Plan, machine: Machine, device: str | None = None) -> list[P
                 )
             ]
         return [Problem("device", f"cuda:{index} on a machine without a GPU ({why})", "a GPU", "use --device cpu")]
-    return list(_on_gpu(manifest, machine, index))
+    return [*_on_gpu(manifest, machine, index), *check_tokenizer(plan.tokenizer_file)]
 
 
 def device_bytes(manifest: Manifest) -> int:

@@ -1,73 +1,128 @@
-"""Prompts to token ids, by the plan's own tokenizer (a Hugging Face `tokenizers` file)."""
+"""Prompts to token ids, by the plan's own tokenizer: a tokenizer.json of Hugging Face's package `tokenizers`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from videossm.runtime.errors import PlanError, PromptError
+from videossm.runtime.errors import PlanError, Problem, PromptError
+from videossm.runtime.wordlevel import WordLevelTokenizer, read_word_level
 
 _WORDS_SHOWN = 64
 
 
 class PromptTokenizer:
-    """Turns a prompt into `length` ids; an unknown word is an error wherever the tokenizer has a closed vocabulary."""
+    """Turns a prompt into `length` ids; an unknown word is an error wherever the tokenizer has a closed vocabulary.
+
+    Raises PlanError for a `file` that is no tokenizer, or one that only the package reads where that is missing.
+    """
 
     def __init__(self, file: Path, length: int) -> None:
-        from tokenizers import Tokenizer  # 40 ms: only where a prompt is read
-
         self.length = length
-        try:
-            text = file.read_text(encoding="utf-8")
-            self._tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception
-            raise PlanError(f"{file.name}: got no tokenizer ({error}); export the plan again") from error
-        padding = self._tokenizer.padding or {}
-        pad = padding.get("pad_id", self._tokenizer.token_to_id("[PAD]"))
-        if pad is None:
+        self._tokenizer = _open(file)
+        if self._tokenizer.pad is None:
             raise PlanError(f"{file.name}: got no padding and no [PAD] token, expected one; export the plan again")
-        self._pad = int(pad)
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        model = json.loads(text)["model"]
-        self._closed = model.get("type") == "WordLevel"
-        self._reserved = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
-        unknown = self._tokenizer.token_to_id(model.get("unk_token") or "[UNK]")
-        self._reserved |= {self._pad} if unknown is None else {self._pad, unknown}
+        self._pad = self._tokenizer.pad
+        self._reserved = {*self._tokenizer.reserved, self._pad}
 
     def words(self) -> list[str]:
         """The vocabulary in the order of its ids, without the special tokens."""
-        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
-        return [word for word, i in sorted(vocabulary.items(), key=lambda item: item[1]) if i not in self._reserved]
+        vocabulary = self._tokenizer.vocabulary.items()
+        return [word for word, i in sorted(vocabulary, key=lambda item: item[1]) if i not in self._reserved]
 
     def encode(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """`prompts` (B of them) to ids and attention mask, both [B, length] int64; raises PromptError."""
         ids = np.full((len(prompts), self.length), self._pad, np.int64)
         mask = np.zeros((len(prompts), self.length), np.int64)
         for row, prompt in enumerate(prompts):
-            tokens = self._tokens(prompt)
+            tokens = self._ids(prompt)
             ids[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
         return ids, mask
 
-    def _tokens(self, prompt: str) -> list[int]:
+    def _ids(self, prompt: str) -> list[int]:
         if not prompt.strip():
             raise PromptError("prompt: got an empty text, expected words; describe the video")
-        encoding = self._tokenizer.encode(prompt)
-        if self._closed:
-            for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+        tokens = list(self._tokenizer.tokens(prompt))
+        if self._tokenizer.closed:
+            for token, start, stop in tokens:
                 if token in self._reserved and stop > start:
                     raise PromptError(self._unknown(prompt[start:stop]))
-        if len(encoding.ids) > self.length:
-            got = f"{len(encoding.ids)} tokens"
+        if len(tokens) > self.length:
+            got = f"{len(tokens)} tokens"
             raise PromptError(f"prompt: got {got}, expected at most {self.length}; shorten it")
-        return list(encoding.ids)
+        return [token for token, _, _ in tokens]
 
     def _unknown(self, word: str) -> str:
         words = self.words()
         shown = " ".join(words[:_WORDS_SHOWN]) + (" .." if len(words) > _WORDS_SHOWN else "")
         return f"prompt: got the unknown word {word!r}, expected words among: {shown}; replace it"
+
+
+class _PackageTokenizer:
+    """A WordLevelTokenizer in what can be asked of it, for whatever file the package `tokenizers` reads.
+
+    `content`: what `text`, the file, says.
+    """
+
+    def __init__(self, text: str, content: Any) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_str(text)
+        model, padding = content["model"], self._tokenizer.padding or {}
+        self.closed = model.get("type") == "WordLevel"
+        self.pad: int | None = padding.get("pad_id", self._tokenizer.token_to_id("[PAD]"))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.reserved = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        unknown = self._tokenizer.token_to_id(model.get("unk_token") or "[UNK]")
+        self.reserved |= set() if unknown is None else {unknown}
+
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        return self._tokenizer.get_vocab(with_added_tokens=False)
+
+    def tokens(self, prompt: str) -> Iterable[tuple[int, int, int]]:
+        encoding = self._tokenizer.encode(prompt)
+        for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+            yield token, start, stop
+
+
+def check_tokenizer(file: Path) -> list[Problem]:
+    """The problem that only the package reads `file` and it is not installed, or none. Raises PlanError."""
+    if find_spec("tokenizers") is not None or read_word_level(_read(file)[1]) is not None:
+        return []
+    got = "a tokenizer that is not word-level, and no package tokenizers"
+    return [Problem(file.name, got, "that package, which reads it", "pip install 'videossm[tokenizers]'")]
+
+
+def _open(file: Path) -> WordLevelTokenizer | _PackageTokenizer:
+    text, content = _read(file)
+    own = read_word_level(content)
+    if own is not None:
+        return own
+    if problems := check_tokenizer(file):
+        raise PlanError(str(problems[0]))
+    try:
+        return _PackageTokenizer(text, content)
+    except Exception as error:  # the package raises bare Exception
+        raise _no_tokenizer(file, error) from error
+
+
+def _read(file: Path) -> tuple[str, Any]:
+    """The text of `file`, and the same parsed."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        return text, json.loads(text)
+    except (OSError, ValueError) as error:
+        raise _no_tokenizer(file, error) from error
+
+
+def _no_tokenizer(file: Path, error: Exception) -> PlanError:
+    return PlanError(f"{file.name}: got no tokenizer ({error}); export the plan again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,17 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from videossm.models.shapes.tokenizer import build_tokenizer
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("models", "export", "calib", "plugins_trt", "runtime")
 COMMANDS = {f"videossm-{name}" for name in ("bench", "calibrate", "compare", "doctor", "export", "inspect", "run")}
 WEIGHTS_BYTES = 16e6  # what git may hold
-FORBIDDEN = ("torch", "onnx", "onnxscript", "transformers", "videossm.calib", "videossm.export", "videossm.models")
+LIMIT_BYTES = 300 * 2**20
+OF_OLD_ONNXRUNTIME = ("mpmath", "sympy")  # Python 3.10's last one requires them, 61 MB, and does without to run a plan
+PLATFORM = (platform.system(), platform.machine())
+EXTRA = ("torch", "onnx", "onnxscript", "tokenizers", "transformers")
+FORBIDDEN = (*EXTRA, "videossm.calib", "videossm.export", "videossm.models")
 
 
 def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -77,6 +84,11 @@ def closure(
     return found
 
 
+def disk_bytes(path: Path) -> int:
+    """As du counts a file: blocks of 4 KiB."""
+    return -(-path.stat().st_size // 4096) * 4096 if path.is_file() else 0
+
+
 def applies(requirement: Requirement, extras: Iterable[str]) -> bool:
     marker = requirement.marker
     return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
@@ -97,7 +109,7 @@ def test_the_wheel_declares_its_commands_and_extras(wheel: Path, metadata: Messa
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         lines = archive.read(name).decode().splitlines()
     assert {line.split(" = ")[0] for line in lines if " = " in line} == COMMANDS
-    assert set(metadata.get_all("Provides-Extra", [])) == {"export", "wan", "rtx", "trt", "gpu", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"export", "tokenizers", "wan", "rtx", "trt", "gpu", "dev"}
     assert metadata["License-File"] == "LICENSE"
 
 
@@ -124,13 +136,13 @@ def test_what_the_tests_need_is_pinned(metadata: Message) -> None:
 def test_the_base_install_runs_without_the_exporter(base_python: Path) -> None:
     script = f"""
 import importlib, importlib.util, pkgutil, sys
-import av, onnxruntime, safetensors.numpy, tokenizers, tqdm  # what it loads on demand
+import av, onnxruntime, safetensors.numpy, tqdm  # what it loads on demand
 import videossm.runtime
 for module in pkgutil.walk_packages(videossm.runtime.__path__, "videossm.runtime."):
     importlib.import_module(module.name)
 print(videossm.runtime.__file__)
 print([name for name in {FORBIDDEN!r} if name in sys.modules])
-print([name for name in ("torch", "onnx", "onnxscript", "transformers") if importlib.util.find_spec(name)])
+print([name for name in {EXTRA!r} if importlib.util.find_spec(name)])
 """
     done = run(base_python, "-c", script, cwd=base_python.parent)
     assert done.returncode == 0, done.stderr
@@ -138,6 +150,33 @@ print([name for name in ("torch", "onnx", "onnxscript", "transformers") if impor
     assert file.startswith(str(base_python.parents[1])), f"got {file}, expected the wheel's"
     assert loaded == "[]"
     assert installed == "[]", "the environment holds more than the base install"
+
+
+def test_the_base_install_reads_the_tokenizer_of_shapes(base_python: Path, tmp_path: Path) -> None:
+    build_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    script = f"""
+from pathlib import Path
+from videossm.runtime.prompt import PromptTokenizer
+print(PromptTokenizer(Path({str(tmp_path / "tokenizer.json")!r}), 4).encode(["A red CIRCLE"])[0].tolist())
+"""
+    done = run(base_python, "-c", script, cwd=base_python.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[[2, 5, 11, 0]]\n"
+
+
+@pytest.mark.skipif(PLATFORM != ("Linux", "x86_64"), reason="the limit is for Linux x86-64")
+def test_the_base_install_is_small(base_python: Path, metadata: Message) -> None:
+    """By the lists of installed files; `make pythons` installs it and measures the folder."""
+    sizes = {
+        needed.name: sum(disk_bytes(Path(str(needed.locate_file(file)))) for file in needed.files or ())
+        for needed in closure(metadata.get_all("Requires-Dist", [])).values()
+        if needed.name not in OF_OLD_ONNXRUNTIME
+    }
+    (site,) = base_python.parents[1].glob("lib/python*/site-packages")
+    files = [path for path in (site / "videossm").rglob("*") if "__pycache__" not in path.parts]
+    # Bytecode is about as large as its source.
+    sizes["videossm"] = sum(disk_bytes(path) * (2 if path.suffix == ".py" else 1) for path in files)
+    assert sum(sizes.values()) <= LIMIT_BYTES, f"by distribution: {sizes}"
 
 
 @pytest.mark.parametrize("command", ["run", "inspect", "bench"])

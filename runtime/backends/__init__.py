@@ -7,6 +7,7 @@ engines and their buffers belong to one thread at a time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec
 
 TENSORRT = tuple(MODULES)
+# As ONNX Runtime is imported, whoever does that first, it reads this, and else keeps a device's id and a database of
+# telemetry in the user's cache folder.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 PROVIDERS = ("cuda", "tensorrt", "nv-tensorrt-rtx")  # ONNX Runtime's, on a GPU
 
 

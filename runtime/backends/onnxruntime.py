@@ -30,6 +30,8 @@ except ModuleNotFoundError as missing:
     if missing.name != "onnxruntime":
         raise
     raise BackendError("backend: got no onnxruntime, expected it installed; pip install videossm") from missing
+if hasattr(ort, "disable_telemetry_events"):  # not in old ones; for an application that had imported it before
+    ort.disable_telemetry_events()
 
 _TYPES = {
     "tensor(float)": "float32",

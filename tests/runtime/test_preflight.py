@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -189,6 +190,15 @@ def test_an_onnxruntime_without_gpus(tiny_plan):
     (line,) = lines(tiny_plan, machine(providers=("CPUExecutionProvider",)), "cuda:0")
     assert line.startswith("onnxruntime: got one with CPUExecutionProvider, expected one of CUDAExecutionProvider, ")
     assert "pip install 'videossm[gpu]'" in line
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_tokenizer_whose_package_is_missing(tiny_plan, tmp_path, monkeypatch, device):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    (line,) = lines(dataclasses.replace(tiny_plan, path=tmp_path), MACHINE, device)
+    assert line.startswith("tokenizer.json: got a tokenizer that is not word-level")
+    assert line.endswith("; pip install 'videossm[tokenizers]'")
 
 
 def test_all_problems_at_once(plan_for):

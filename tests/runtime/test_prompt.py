@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import pytest
 from tokenizers import Tokenizer, models
 
 from videossm.runtime import PlanError, PromptError
-from videossm.runtime.prompt import PromptTokenizer
+from videossm.runtime.prompt import PromptTokenizer, check_tokenizer
 
 
 @pytest.fixture
@@ -79,3 +82,31 @@ def test_tokenizer_without_padding(tmp_path):
     Tokenizer(models.WordLevel({"red": 0}, unk_token="red")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(PlanError, match=r"no padding and no \[PAD\] token"):
         PromptTokenizer(tmp_path / "tokenizer.json", 5)
+
+
+class TestWithoutThePackage:
+    @pytest.fixture(autouse=True)
+    def _missing(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "tokenizers", None)
+
+    def test_a_word_level_tokenizer_needs_none(self, tiny_plan):
+        assert PromptTokenizer(tiny_plan.tokenizer_file, 5).encode(["a red circle"])[0].tolist() == [[2, 3, 6, 0, 0]]
+        assert check_tokenizer(tiny_plan.tokenizer_file) == []
+
+    def test_any_other_names_the_extra(self, tmp_path):
+        file = tmp_path / "tokenizer.json"
+        Tokenizer(models.BPE({"[PAD]": 0, "r": 1}, [])).save(str(file))
+        line = (
+            "tokenizer.json: got a tokenizer that is not word-level, and no package tokenizers, expected that package, "
+            "which reads it; pip install 'videossm[tokenizers]'"
+        )
+        with pytest.raises(PlanError, match=f"^{re.escape(line)}$"):
+            PromptTokenizer(file, 5)
+        assert [str(problem) for problem in check_tokenizer(file)] == [line]
+
+    @pytest.mark.parametrize("content", ["", "no json"])
+    def test_a_broken_file_is_no_tokenizer(self, tmp_path, content):
+        (tmp_path / "tokenizer.json").write_text(content)
+        for read in (check_tokenizer, lambda file: PromptTokenizer(file, 5)):
+            with pytest.raises(PlanError, match=r"^tokenizer\.json: got no tokenizer"):
+                read(tmp_path / "tokenizer.json")
