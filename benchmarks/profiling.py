@@ -51,13 +51,13 @@ class ProfiledBackend(OnnxRuntimeBackend):
     def load(self, name: str, spec: EngineSpec, file: Path) -> OnnxRuntimeEngine:
         if name != "step":
             return super().load(name, spec, file)
-        options = session_options(self._precision, self._threads)
+        options = session_options(self._precision, self._threads, self._placement)
         options.enable_profiling = True
         options.profile_file_prefix = str(self._folder / "profile")
         options.optimized_model_filepath = str(self._folder / "optimized.onnx")
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
         self._session = ort.InferenceSession(str(file), options, providers=self._providers)
-        return OnnxRuntimeEngine(self._session)
+        return OnnxRuntimeEngine(self._session, placement=self._placement)
 
     def chunk_times(self, linears: Sequence[Linear], products: Sequence[Product], passes: int, chunks: int) -> Times:
         """Ends the profile: ms a chunk, the median over the last `chunks` chunks of `passes` passes each.

@@ -14,6 +14,7 @@ from onnx import ModelProto, ValueInfoProto
 from videossm.runtime.backends import Backend, Buffer, Engine, Pass
 from videossm.runtime.backends.memory import HostBuffer
 from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine
+from videossm.runtime.backends.processors import Placement
 from videossm.runtime.backends.session import session_options
 from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec
@@ -47,7 +48,7 @@ class TappedBackend(OnnxRuntimeBackend):
             return super().load(name, spec, file)
         model = onnx.load(file, load_external_data=False)
         tapped = _expose(model, taps)
-        options = session_options(self._precision, self._threads)
+        options = session_options(self._precision, self._threads, self._placement)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
         try:
             session = ort.InferenceSession(model.SerializeToString(), options, providers=self._providers)
@@ -55,14 +56,21 @@ class TappedBackend(OnnxRuntimeBackend):
             why = " ".join(str(error).split())
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
         buffers = {tensor.name: HostBuffer(np.zeros(_shape(tensor), np.float32)) for tensor in tapped}
-        return TappedEngine(session, name, buffers, self._on_run)
+        return TappedEngine(session, name, buffers, self._on_run, self._placement)
 
 
 class TappedEngine(OnnxRuntimeEngine):
     """An engine that fills `buffers` as well, and says so after every run."""
 
-    def __init__(self, session: ort.InferenceSession, name: str, buffers: dict[str, HostBuffer], on_run: OnRun) -> None:
-        super().__init__(session)
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        name: str,
+        buffers: dict[str, HostBuffer],
+        on_run: OnRun,
+        placement: Placement | None,
+    ) -> None:
+        super().__init__(session, placement=placement)
         self._name, self._buffers, self._on_run = name, buffers, on_run
 
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Pass:  # type: ignore[override]

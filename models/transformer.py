@@ -48,8 +48,8 @@ class Past:
 class Positions:
     """Rotary angles and the mask, shared by all blocks."""
 
-    chunk: Tensor  # [T, pairs] fp32
-    past: Tensor  # [P, pairs], or [B, P, pairs] where the chunks of a batch sit at different positions
+    chunk: Tensor  # [T, pairs] fp32, or [B, T, pairs] where the chunks of a batch sit at different positions
+    window: Tensor  # [P + T, pairs] or [B, P + T, pairs]: of the past and of the chunk
     visible: Tensor  # bool [1 or B, 1, 1 or T, P + T]: False for the tokens of an empty slot
 
 
@@ -117,8 +117,8 @@ class Block(nn.Module):
         `prompt`: keys and values [B, L, D]. `rho`: see `Memory.read`; None without a memory.
         """
         _, _, gate1, shift2, scale2, gate2 = (self.modulation + modulation).float().split(1, 1)
-        query, present = (apply_rope(x, positions.chunk, self.heads) for x in (projection.query, projection.key))
-        key = torch.cat([apply_rope(past.key, positions.past, self.heads), present], 1)
+        query = apply_rope(projection.query, positions.chunk, self.heads)
+        key = apply_rope(torch.cat([past.key, projection.key], 1), positions.window, self.heads)
         value = torch.cat([past.value, projection.value], 1)
         seen = attend(query, key, value, self.heads, positions.visible)
         if self.memory and past.memory is not None and rho is not None:

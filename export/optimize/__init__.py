@@ -9,6 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from videossm.export.optimize.batched import batch_outputs
 from videossm.export.optimize.merged_linears import merge_linears
 from videossm.export.optimize.modulated_norm import modulate_in_norm
 from videossm.export.optimize.row_bias import make_biases_rows
@@ -20,6 +21,7 @@ __all__ = ["optimize"]
 def optimize(model: ir.Model) -> None:
     """Rewrites `model` in place. Weights are neither read nor copied before it is saved."""
     merge_linears(model.graph)
+    batch_outputs(model.graph)
     make_biases_rows(model.graph)
     stack_constants(model.graph)
     modulate_in_norm(model.graph)

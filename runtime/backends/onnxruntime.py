@@ -20,6 +20,7 @@ from videossm.runtime.backends import PROVIDERS, Buffer, DeviceUsage, device_ind
 from videossm.runtime.backends.cuda import CudaDevice, CudaStopwatch
 from videossm.runtime.backends.cuda_memory import CudaBuffer, CudaMemory
 from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
+from videossm.runtime.backends.processors import Placement, place
 from videossm.runtime.backends.session import session_options
 from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec, TensorSpec
@@ -54,13 +55,15 @@ _TIDIED = 64  # runs of a session, the last of which is waited for
 class OnnxRuntimePass:
     """A session and a binding of all its tensors."""
 
-    def __init__(self, session: Any, binding: Any, buffers: list[Buffer]) -> None:
+    def __init__(self, session: Any, binding: Any, buffers: list[Buffer], placement: Placement | None = None) -> None:
         self._session = session
         self._binding = binding
+        self._placed = placement.held if placement else contextlib.nullcontext
         self._buffers = buffers  # the binding holds addresses only
 
     def run(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        with self._placed():
+            self._session.run_with_iobinding(self._binding)
 
 
 class _Pace:
@@ -107,10 +110,16 @@ class OnnxRuntimeCudaPass(OnnxRuntimePass):
 
 
 class OnnxRuntimeEngine:
-    """One InferenceSession; `memory`: of the GPU that it runs on, None for the CPU."""
+    """One InferenceSession. `memory`: of the GPU that it runs on, None for the CPU. `placement`: of a CPU's threads."""
 
-    def __init__(self, session: Any, memory: CudaMemory | None = None, nodes_on_host: bool = False) -> None:
-        self._session, self._memory = session, memory
+    def __init__(
+        self,
+        session: Any,
+        memory: CudaMemory | None = None,
+        nodes_on_host: bool = False,
+        placement: Placement | None = None,
+    ) -> None:
+        self._session, self._memory, self._placement = session, memory, placement
         self._pace = _Pace(nodes_on_host)
         tensors = [*session.get_inputs(), *session.get_outputs()]
         self._elements = {tensor.name: _ELEMENTS[tensor.type] for tensor in tensors if tensor.type in _ELEMENTS}
@@ -124,7 +133,7 @@ class OnnxRuntimeEngine:
                 bind(name, *buffer.device, element, buffer.shape, buffer.address)
         bound = [*inputs.values(), *outputs.values()]
         if self._memory is None:
-            return OnnxRuntimePass(self._session, binding, bound)
+            return OnnxRuntimePass(self._session, binding, bound, self._placement)
         return OnnxRuntimeCudaPass(self._session, binding, bound, self._memory, outputs.values(), self._pace)
 
 
@@ -138,7 +147,7 @@ class OnnxRuntimeBackend:
             )
         index = device_index(device)
         self.device = "cpu" if index is None else f"cuda:{index}"
-        self._threads = threads
+        self._threads, self._placement = threads, place(threads) if index is None else None
         self._precision = precision
         self._providers: list[Any] = ["CPUExecutionProvider"]
         self._cuda: CudaMemory | None = None
@@ -174,7 +183,7 @@ class OnnxRuntimeBackend:
                 "device: got cpu for a plan in bf16, expected cuda:N, as ONNX Runtime has no such kernels on a CPU; "
                 "change --device, or export with --precision fp16 or fp32"
             )
-        options = session_options(self._precision, self._threads)
+        options = session_options(self._precision, self._threads, self._placement)
         if self._cuda is not None:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for _on_host
         try:
@@ -197,7 +206,7 @@ class OnnxRuntimeBackend:
         on_host = _on_host(session) if self._cuda is not None else ""
         if on_host:
             self._notes.append(f"{name}: the host waits for each run, as some nodes run on the CPU ({on_host})")
-        return OnnxRuntimeEngine(session, self._cuda, bool(on_host))
+        return OnnxRuntimeEngine(session, self._cuda, bool(on_host), self._placement)
 
     def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostBuffer | CudaBuffer:
         return self._cuda.buffer(shape, np.dtype(dtype)) if self._cuda else HostBuffer(np.zeros(shape, dtype))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from videossm.runtime.backends.processors import Placement
+
 if TYPE_CHECKING:
     import onnxruntime as ort
 
@@ -19,8 +21,10 @@ INT8_PRODUCT = (
 )
 
 
-def session_options(precision: str, threads: int | None) -> ort.SessionOptions:
+def session_options(precision: str, threads: int | None, placement: Placement | None = None) -> ort.SessionOptions:
     """Options of a session over a graph in `precision`, on `threads` threads; None for ONNX Runtime's own number.
+
+    Placement: of those threads; ONNX Runtime's own, if None, collides with the caller's (see `processors`).
 
     Order: nodes run one after another, each in the same way every time.
 
@@ -38,6 +42,10 @@ def session_options(precision: str, threads: int | None) -> ort.SessionOptions:
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    if placement is not None:
+        options.intra_op_num_threads = 1 + len(placement.workers)
+        workers = ";".join(str(processor + 1) for processor in placement.workers)  # it counts from 1
+        options.add_session_config_entry("session.intra_op_thread_affinities", workers)
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
