@@ -51,12 +51,13 @@ DTYPE: dict[int, np.dtype[Any]] = {
 
 PRODUCTS = frozenset({"Attention", "Conv", "Gather", "Gemm", "MatMul", "RotaryEmbedding"})
 ISLANDS = frozenset(
-    {"Cos", "Einsum", "Exp", "LayerNormalization", "Log", "RMSNormalization", "Round", "Sin", "Softplus"}
+    {"Cos", "Exp", "LayerNormalization", "Log", "RMSNormalization", "Round", "Sin", "Softplus"}
 )
-ISLAND_MODULES = ("time_embedding", "time_projection", "memory.decay", "memory.beta", "head.head")
+ISLAND_MODULES = ("levels", "memory.decay+beta", "head.head")
 MOVEMENTS = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
+READ_OUT = ".memory."  # the product of queries with a memory, traced in no module of its own
 ISLAND_ENGINE = "memory"
 
 
@@ -138,7 +139,8 @@ def _anchor(node: NodeProto, half: int) -> int | None:
     if node.op_type not in PRODUCTS:
         return None
     module = f".{module_of(node)}."
-    return FP32 if any(f".{island}." in module for island in ISLAND_MODULES) else half
+    is_island = any(f".{island}." in module for island in ISLAND_MODULES) or module.endswith(READ_OUT)
+    return FP32 if is_island else half
 
 
 class _Writer:

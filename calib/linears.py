@@ -21,14 +21,13 @@ PATCH_EMBEDDING = "transformer.patch_embedding"  # traced outside its module, so
 _KINDS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _QUANTISED = ""
 _TABLE = (  # module, why it is skipped
-    (r"transformer\.blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]", _QUANTISED),
+    (r"transformer\.blocks\.\d+\.(self_attn|cross_attn)\.([qkvo]|q\+k\+v)", _QUANTISED),
     (r"transformer\.blocks\.\d+\.ffn\.[02]", _QUANTISED),
     (r"text_encoder\.layers\.\d+\.(qkv|o|ffn\.[02])", _QUANTISED),
     (r"transformer\.text_embedding\.[02]", _QUANTISED),
-    (r"transformer\.blocks\.\d+\.memory\.(decay|beta|out_gate)", "gate of the memory, whose error the scan amplifies"),
+    (r"transformer\.blocks\.\d+\.memory\.(decay\+beta|out_gate)", "gate of the memory, whose error the scan amplifies"),
     (r"transformer\.patch_embedding", "first layer"),
     (r"transformer\.head\.head", "last layer"),
-    (r"transformer\.time_(embedding|projection)\.\d+", "time embedding: one token, and it modulates all others"),
     (r"decoder(\..+)?", "autoencoder"),
 )
 
@@ -135,6 +134,6 @@ def _linear(
     bias_node = bias = None
     if len(reading) == 1 and reading[0].op_type == "Add":
         others = [other for other in reading[0].input if other in weights]
-        if len(others) == 1 and list(weights[others[0]].dims) == [outputs]:
+        if len(others) == 1 and list(weights[others[0]].dims) in ([outputs], [1, 1, outputs]):
             bias_node, bias = reading[0].name, others[0]
     return Linear(name, engine, node.name, node.input[0], weight.name, (inputs, outputs), bias_node, bias)

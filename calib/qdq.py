@@ -16,7 +16,7 @@ Constraints, all of them from ONNX Runtime 1.31 on a CPU; TensorRT-RTX 1.7 takes
   is fused with it, to what has no fp8 kernel.
 - int8: the bias is [1, 1, N], or it merges product and bias to a Gemm, which it refuses in int8. So a linear is one
   MatMulIntegerToFloat, and its input must have three dimensions.
-- fp8: the bias stays [N], to make that very Gemm; it takes a product without one for int8 and refuses the graph.
+- fp8: the bias is [N], to make that very Gemm; it takes a product without one for int8 and refuses the graph.
 
 Attention, whose probabilities in [0, 1] need no calibration:
 
@@ -48,6 +48,7 @@ from videossm.runtime.errors import UserError
 
 LOWEST = -65504.0  # a masked score: finite in every type that a graph may be cast to, and its exp() is 0
 _DTYPES: dict[Precision, DTypeLike] = {"int8": np.int8, "fp8": ml_dtypes.float8_e4m3fn}
+_BIAS_SHAPES: dict[Precision, tuple[int, ...]] = {"int8": (1, 1, -1), "fp8": (-1,)}
 
 
 class QuantizationError(UserError):
@@ -84,11 +85,11 @@ def quantize(
         weight = _quantize_weight(model, added, linear, precision, weight_scales, folder)
         nodes[linear.node].input[:] = [activation, weight]
         drop_unread(model, {linear.weight})
-        if precision == "int8" and linear.bias_node and linear.bias:
+        if linear.bias_node and linear.bias:
             # Equal biases are stored once, so that others may read this one.
-            row = values_of(initializers(model)[linear.bias], folder).reshape(1, 1, -1)
-            row_name = add_constant(model, f"{linear.name}.bias.row", row)
-            replace_input(nodes[linear.bias_node], linear.bias, row_name)
+            bias = values_of(initializers(model)[linear.bias], folder).reshape(_BIAS_SHAPES[precision])
+            name = add_constant(model, f"{linear.name}.bias.{precision}", bias)
+            replace_input(nodes[linear.bias_node], linear.bias, name)
             drop_unread(model, {linear.bias})
     rebuild(model, before)
     return model

@@ -27,6 +27,7 @@ class EngineSpec:
     inputs: tuple[Any, ...]  # example inputs: positional arguments of `module`, lists of tensors allowed
     input_names: list[str]
     output_names: list[str]
+    levels: tuple[float, ...] = ()  # all that the input `sigma` can be, where there is one
 
 
 def engine_specs(model: VideoModel) -> list[EngineSpec]:
@@ -122,6 +123,7 @@ def _step(model: VideoModel) -> EngineSpec:
         inputs,
         names,
         [contract.LATENT_NEXT, *_of_layers(config, "present", kinds)],
+        (*config.sampler.sigmas, 0.0),
     )
 
 

@@ -39,7 +39,7 @@ def trace(spec: EngineSpec, folder: Path, lowering: str, opset: int) -> dict[str
             verbose=False,
         )
     assert program is not None  # None is what dynamo=False returns
-    optimize(program.model)
+    optimize(program.model, spec.levels)
     path = folder / f"{spec.name}.onnx"
     weight_bytes = sum(p.numel() * p.element_size() for p in spec.module.parameters())
     program.save(str(path), external_data=weight_bytes > INLINE_BYTES)

@@ -18,22 +18,28 @@ def axis_frequencies(head_dim: int, theta: float) -> list[Tensor]:
     return [theta ** (-torch.arange(n, dtype=torch.float64) / n).float() for n in sizes]
 
 
+def time_frequencies(head_dim: int, theta: float) -> Tensor:
+    """Angular frequencies along time: fp32 [pairs], 0 for the pairs of rows and columns."""
+    time, rows, columns = axis_frequencies(head_dim, theta)
+    return torch.cat([time, torch.zeros(len(rows) + len(columns))])
+
+
 def spatial_angles(grid: tuple[int, int], head_dim: int, theta: float) -> Tensor:
-    """Angles of the tokens of one frame along rows and columns: fp32 [frame tokens, row + column pairs]."""
+    """Angles of the tokens of one frame along rows and columns: fp32 [frame tokens, pairs], 0 for those of time."""
     rows, columns = grid
-    _, row_freq, column_freq = axis_frequencies(head_dim, theta)
+    time, row_freq, column_freq = axis_frequencies(head_dim, theta)
     row = torch.arange(rows)[:, None, None] * row_freq
     column = torch.arange(columns)[None, :, None] * column_freq
-    return torch.cat([row.expand(rows, columns, -1), column.expand(rows, columns, -1)], -1).flatten(0, 1)
+    parts = [torch.zeros(rows, columns, len(time)), row.expand(rows, columns, -1), column.expand(rows, columns, -1)]
+    return torch.cat(parts, -1).flatten(0, 1)
 
 
-def token_angles(frame_position: Tensor, time_freq: Tensor, spatial: Tensor) -> Tensor:
-    """Angles of all tokens of frames at `frame_position` [..., F]: fp32 [..., F * frame tokens, pairs]."""
-    time = frame_position.float()[..., None] * time_freq
-    tokens = spatial.shape[0]
-    time = time[..., None, :].expand(*time.shape[:-1], tokens, time.shape[-1])
-    space = spatial.expand(*time.shape[:-1], spatial.shape[-1])
-    return torch.cat([time, space], -1).flatten(-3, -2)
+def token_angles(frame_position: Tensor, time: Tensor, spatial: Tensor) -> Tensor:
+    """Angles of all tokens of frames at `frame_position` [..., F]: fp32 [..., F * frame tokens, pairs].
+
+    `time`: `time_frequencies`; `spatial`: `spatial_angles`.
+    """
+    return (frame_position.float()[..., None, None] * time + spatial).flatten(-3, -2)
 
 
 def apply_rope(x: Tensor, angles: Tensor, heads: int) -> Tensor:

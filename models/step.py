@@ -93,8 +93,7 @@ class Step(nn.Module):
         # One row a query, although all are alike: ONNX Runtime's Attention takes no mask that broadcasts there.
         visible = visible.expand(1, 1, tokens, -1)
         # Angles of an empty slot's -1 are as good as any: the mask hides its tokens.
-        window = model.angles(torch.cat([slot_position, frame_position]))
-        return Positions(model.angles(frame_position), window, visible)
+        return Positions(model.angles(torch.cat([slot_position, frame_position])), visible)
 
     def _advance(
         self, latent: Tensor, prediction: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Tensor | None

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from videossm.models.config import ModelConfig, TransformerConfig
 from videossm.models.memory import Memory
 from videossm.models.norms import RMSNorm
-from videossm.models.rope import apply_rope, axis_frequencies, spatial_angles, token_angles
+from videossm.models.rope import apply_rope, spatial_angles, time_frequencies, token_angles
 
 SIGMA_TO_TIME = 1000.0  # the time embedding takes t = 1000 sigma, as Wan's
 TIME_BASE = 10_000.0  # of its frequencies
@@ -48,8 +48,8 @@ class Past:
 class Positions:
     """Rotary angles and the mask, shared by all blocks."""
 
-    chunk: Tensor  # [T, pairs] fp32, or [B, T, pairs] where the chunks of a batch sit at different positions
-    window: Tensor  # [P + T, pairs] or [B, P + T, pairs]: of the past and of the chunk
+    # Of the past and of the chunk, fp32 [P + T, pairs]; [B, P + T, pairs] where the chunks of a batch sit apart.
+    angles: Tensor
     visible: Tensor  # bool [1 or B, 1, 1 or T, P + T]: False for the tokens of an empty slot
 
 
@@ -117,8 +117,8 @@ class Block(nn.Module):
         `prompt`: keys and values [B, L, D]. `rho`: see `Memory.read`; None without a memory.
         """
         _, _, gate1, shift2, scale2, gate2 = (self.modulation + modulation).float().split(1, 1)
-        query = apply_rope(projection.query, positions.chunk, self.heads)
-        key = apply_rope(torch.cat([past.key, projection.key], 1), positions.window, self.heads)
+        query = apply_rope(projection.query, positions.angles[..., -x.shape[1] :, :], self.heads)
+        key = apply_rope(torch.cat([past.key, projection.key], 1), positions.angles, self.heads)
         value = torch.cat([past.value, projection.value], 1)
         seen = attend(query, key, value, self.heads, positions.visible)
         if self.memory and past.memory is not None and rho is not None:
@@ -164,7 +164,7 @@ class Transformer(nn.Module):
         self.head = Head(c)
         frequencies = TIME_BASE ** (-torch.arange(c.freq_dim // 2, dtype=torch.float64) / (c.freq_dim // 2))
         self.register_buffer("time_frequencies", frequencies.float(), persistent=False)
-        self.register_buffer("rope_time", axis_frequencies(c.head_dim, c.rope_theta)[0], persistent=False)
+        self.register_buffer("rope_time", time_frequencies(c.head_dim, c.rope_theta), persistent=False)
         self.register_buffer("rope_space", spatial_angles(self.grid, c.head_dim, c.rope_theta), persistent=False)
 
     def prompt_state(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -71,11 +71,12 @@ def like(value: ir.Value, name: str, shape: tuple[int, ...]) -> ir.Value:
 
 
 def replace(graph: ir.Graph, old: Sequence[ir.Node], new: Sequence[ir.Node], values: dict[ir.Value, ir.Value]) -> None:
-    """Puts `new` where the first of `old` stands and removes those; `values`: what takes the place of their outputs.
+    """Puts `new` where the first of `old` stands and removes those; there may be none of both.
 
-    Outputs of the graph keep their names.
+    `values`: what is read in the place of an old value from now on. Outputs of the graph keep their names.
     """
-    graph.insert_before(old[0], new)
+    if new:
+        graph.insert_before(old[0], new)
     for before, after in values.items():
         before_name = before.name
         if before.is_graph_output():

@@ -79,7 +79,7 @@ def predict(
     past_angles = model.angles(layout.past_position).expand(len(chunk_angles), -1, -1)
     filled = layout.filled.repeat_interleave(tokens, 1)
     visible = torch.cat([filled, filled.new_ones(chunks, x.shape[1])], 1).repeat(batch * (copies + 1), 1)
-    positions = Positions(chunk_angles, torch.cat([past_angles, chunk_angles], 1), visible[:, None, None])
+    positions = Positions(torch.cat([past_angles, chunk_angles], 1), visible[:, None, None])
     prompts = model.prompt_state(text)
     rho = rho.flatten().clamp(RHO_MIN, 1).repeat(copies + 1)
     for block, prompt in zip(model.blocks, prompts, strict=True):
@@ -102,7 +102,7 @@ def predict_first(model: Transformer, layout: Layout, noisy: Tensor, sigma: Tens
     batch, tokens = x.shape[:2]
     angles = model.angles(layout.chunk_position[0])
     past = Past(x[:, :0], x[:, :0], None)
-    positions = Positions(angles, angles, torch.ones(1, 1, 1, tokens, dtype=torch.bool))
+    positions = Positions(angles, torch.ones(1, 1, 1, tokens, dtype=torch.bool))
     for block, prompt in zip(model.blocks, model.prompt_state(text), strict=True):
         x = block(x, modulation, block.project(x, modulation), past, prompt, positions, None)
     return model.unembed(x, time)
