@@ -12,6 +12,7 @@ from pathlib import Path
 from videossm.runtime.backends.tensorrt.module import MODULES, find_tensorrt
 from videossm.runtime.driver import Driver, Gpu, probe_driver
 from videossm.runtime.errors import Problem
+from videossm.runtime.processor import Processor, probe_processor
 
 BACKENDS = ("onnxruntime", *MODULES)
 CUDA_BINDINGS = "cuda-bindings"  # what the runtime reaches a GPU with
@@ -39,6 +40,7 @@ class Machine:
 
     python: str
     system: str
+    processor: Processor
     cpu_threads: int
     memory_bytes: int | None
     memory_free_bytes: int | None
@@ -65,6 +67,7 @@ def probe_machine(backends: Collection[str] = BACKENDS, measured: Collection[int
     return Machine(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
+        processor=probe_processor(),
         cpu_threads=_cpu_threads(),
         memory_bytes=memory,
         memory_free_bytes=free,
