@@ -40,13 +40,13 @@ class Machine:
 
     python: str
     system: str
-    processor: Processor
     cpu_threads: int
     memory_bytes: int | None
     memory_free_bytes: int | None
     packages: dict[str, Package] = field(default_factory=dict)
     providers: tuple[str, ...] = ()
     driver: Driver = field(default_factory=Driver)
+    processor: Processor = field(default_factory=Processor)
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -67,13 +67,13 @@ def probe_machine(backends: Collection[str] = BACKENDS, measured: Collection[int
     return Machine(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
-        processor=probe_processor(),
         cpu_threads=_cpu_threads(),
         memory_bytes=memory,
         memory_free_bytes=free,
         packages=packages,
         providers=_providers() if packages.get("onnxruntime", Package()).version else (),
         driver=probe_driver(measured) if look else Driver(problem="not looked for"),
+        processor=probe_processor(),
     )
 
 

@@ -17,7 +17,7 @@ _INFO = Path("/proc/cpuinfo")
 class Processor:
     """`name`: as the system calls it; `features`: those of FEATURES that it has, as far as the system tells."""
 
-    name: str
+    name: str = ""
     features: tuple[str, ...] = ()
 
 

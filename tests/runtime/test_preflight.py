@@ -18,7 +18,6 @@ NO_GPU = Driver(problem="no NVIDIA driver")
 MACHINE = Machine(
     python="3.11.7",
     system="Linux x86_64",
-    processor=Processor("EPYC (made up)"),
     cpu_threads=8,
     memory_bytes=64_000_000_000,
     memory_free_bytes=60_000_000_000,

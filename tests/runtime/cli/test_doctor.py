@@ -30,7 +30,7 @@ def machine(monkeypatch):
     packages = {name: Package("1.0") for name in (*BACKENDS, CUDA_BINDINGS)}
     driver = Driver((13, 0), "580.65.06", GPUS)
     providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    made = Machine("3.12.1", "Linux x86_64", CPU, 8, 64_000_000_000, 60_000_000_000, packages, providers, driver)
+    made = Machine("3.12.1", "Linux x86_64", 8, 64_000_000_000, 60_000_000_000, packages, providers, driver, CPU)
     monkeypatch.setattr(module, "probe_machine", lambda: made)
     return made
 
