@@ -30,6 +30,7 @@ from videossm.models.model import VideoModel
 from videossm.models.rollout import ReferenceRollout
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.cli.measure import resident_bytes
+from videossm.runtime.processor import probe_processor
 
 EARLY, LATE = (20, 120), (500, 600)  # chunks whose times are compared, in turns: machines drift
 RESIDENT_FROM = 100  # chunk at which resident memory is first read
@@ -145,11 +146,8 @@ def quartiles(values: np.ndarray) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """What was measured on, without its name."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        model = next(line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line)
-    return {"cpu": model, "cores": physical_cores(), "torch": torch.__version__, "python": platform.python_version()}
+    cpu, python = probe_processor().name, platform.python_version()
+    return {"cpu": cpu, "cores": physical_cores(), "torch": torch.__version__, "python": python}
 
 
 def physical_cores() -> int:

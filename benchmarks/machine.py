@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from videossm.runtime.processor import probe_processor
+
 END = "<!-- end -->"  # of what a script writes into a page, behind its own marker
 
 
@@ -27,12 +29,8 @@ def measured_on() -> dict[str, Any]:
 def machine() -> dict[str, Any]:
     import onnxruntime
 
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        model = next(line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line)
     versions = {"onnxruntime": onnxruntime.__version__, "python": platform.python_version()}
-    return {"cpu": model, "threads": os.cpu_count() or 1, **versions}
+    return {"cpu": probe_processor().name, "threads": os.cpu_count() or 1, **versions}
 
 
 def introduction(result: dict[str, Any], script: str) -> str:

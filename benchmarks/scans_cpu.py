@@ -26,7 +26,7 @@ from videossm.runtime.backends.session import session_options
 Arrays = dict[str, NDArray[Any]]
 
 ERROR = 1e-4  # relative: above, the two do not compute the same
-PAUSE_S = 0.1  # between calls: ONNX Runtime's threads spin for some hundredths after each, on our cores
+PAUSE_S = 0.1  # between calls: threads that still wait for more work would take the other's cores
 GATED_SHAPES = {  # tokens, heads, key and value dimension
     "one frame of videossm-1.3b": (1560, 12, 128),
     "a chunk of videossm-1.3b": (4680, 12, 128),

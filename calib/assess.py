@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -50,6 +49,7 @@ from videossm.calib.report.schema import (
 from videossm.runtime import Plan
 from videossm.runtime.errors import UserError
 from videossm.runtime.manifest import Manifest
+from videossm.runtime.processor import probe_processor
 
 CHUNKS = 200  # of each rollout
 WARM_CHUNKS, TIMED_CHUNKS = 4, 24  # the window is full when the clock starts
@@ -253,9 +253,10 @@ def _bytes(plan: Plan, name: str) -> int:
 
 
 def _header(a: Plan, b: Plan, inputs: Inputs, calibration: Calibration | None) -> Header:
+    processor = probe_processor()
     return Header(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        device=Device(name=_cpu(), threads=os.cpu_count() or 1),
+        device=Device(name=processor.name, threads=os.cpu_count() or 1, features=processor.features),
         a=PlanFacts(name=a.name, precision=a.manifest.precision, backend=a.manifest.backend, identity=a.identity),
         b=PlanFacts(name=b.name, precision=b.manifest.precision, backend=b.manifest.backend),
         calibration=_calibration_facts(calibration) if calibration else None,
@@ -274,13 +275,3 @@ def _calibration_facts(calibration: Calibration) -> CalibrationFacts:
         smoothquant_alpha=settings.smoothquant,
         quantize_attention=settings.quantize_attention,
     )
-
-
-def _cpu() -> str:
-    """The processor as the system calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), "") or platform.processor() or platform.machine()

@@ -12,6 +12,7 @@ from pathlib import Path
 from videossm.runtime.backends.tensorrt.module import MODULES, find_tensorrt
 from videossm.runtime.driver import Driver, Gpu, probe_driver
 from videossm.runtime.errors import Problem
+from videossm.runtime.processor import Processor, probe_processor
 
 BACKENDS = ("onnxruntime", *MODULES)
 CUDA_BINDINGS = "cuda-bindings"  # what the runtime reaches a GPU with
@@ -45,6 +46,7 @@ class Machine:
     packages: dict[str, Package] = field(default_factory=dict)
     providers: tuple[str, ...] = ()
     driver: Driver = field(default_factory=Driver)
+    processor: Processor = field(default_factory=Processor)
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -71,6 +73,7 @@ def probe_machine(backends: Collection[str] = BACKENDS, measured: Collection[int
         packages=packages,
         providers=_providers() if packages.get("onnxruntime", Package()).version else (),
         driver=probe_driver(measured) if look else Driver(problem="not looked for"),
+        processor=probe_processor(),
     )
 
 

@@ -13,6 +13,7 @@ from videossm.runtime.machine import BACKENDS, CUDA_BINDINGS, Machine, check_fre
 from videossm.runtime.manifest import REPORT_FOLDER, TOKENIZER_FILE, Manifest, Target
 from videossm.runtime.plan import Plan
 from videossm.runtime.prompt import check_tokenizer
+from videossm.runtime.processor import expected_of_int8
 
 # Those of ONNX Runtime that run engines on a CUDA device.
 GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
@@ -53,6 +54,14 @@ def check_run(plan: Plan, machine: Machine, device: str | None = None) -> list[P
             ]
         return [Problem("device", f"cuda:{index} on a machine without a GPU ({why})", "a GPU", "use --device cpu")]
     return [*_on_gpu(manifest, machine, index), *check_tokenizer(plan.tokenizer_file)]
+
+
+def remarks(plan: Plan, machine: Machine, device: str | None = None) -> list[str]:
+    """What to expect of `plan` on `device` of `machine`, though it keeps nothing from running."""
+    on_cpu = plan.manifest.backend not in MODULES and _index(plan.manifest, device) is None
+    if plan.manifest.precision == "int8" and on_cpu:
+        return [f"int8: {expected_of_int8(machine.processor)}"]
+    return []
 
 
 def device_bytes(manifest: Manifest) -> int:

@@ -47,7 +47,7 @@ def page(report: Report, pictures: Mapping[str, bytes]) -> str:
 </head>
 <body>
 <h1>{title}</h1>
-<p class="under">{escape(f"{report.header.date}, {device.name}, {device.threads} threads")}</p>
+<p class="under">{escape(f"{report.header.date}, {device.text}")}</p>
 <div class="summary">{summary}</div>
 {sections}
 </body>

@@ -36,10 +36,15 @@ class _Part(BaseModel):
 
 
 class Device(_Part):
-    """`name`: the CPU's model as the system calls it."""
+    """`name`: the CPU's model as the system calls it; `features`: those of it that decide how int8 is computed."""
 
     name: Name
     threads: PositiveInt
+    features: tuple[Name, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return ", ".join([self.name, f"{self.threads} threads", *([" ".join(self.features)] if self.features else [])])
 
 
 class PlanFacts(_Part):

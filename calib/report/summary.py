@@ -37,6 +37,7 @@ def summarise(report: Report) -> dict[str, str | int | float]:
     if report.sensitivity is not None:
         back = sum(layer.kept != header.b.precision for layer in report.sensitivity.layers)
         lines["layers kept back"] = f"{back} of {len(report.sensitivity.layers)}"
+    lines["measured on"] = header.device.text
     return lines
 
 

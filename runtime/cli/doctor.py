@@ -15,7 +15,8 @@ from videossm.runtime.driver import Driver, Gpu
 from videossm.runtime.errors import Problem, UserError, require_none
 from videossm.runtime.machine import BACKENDS, CUDA_BINDINGS, Machine, Package, probe_machine
 from videossm.runtime.plan import Plan
-from videossm.runtime.preflight import GPU_PROVIDERS, check_run
+from videossm.runtime.preflight import GPU_PROVIDERS, check_run, remarks
+from videossm.runtime.processor import Processor, expected_of_int8
 
 
 @click.command(cls=Command)
@@ -44,19 +45,22 @@ def doctor(
     _check_options(plan, device, backend, architectures)
     machine = probe_machine()
     problems: list[Problem] = []
+    told: list[str] = []
     if plan is not None:
         opened = Plan.open(plan)
         if backend is None:
-            problems = check_run(opened, machine, device)
+            problems, told = check_run(opened, machine, device), remarks(opened, machine, device)
         else:
             problems = check_plan(opened, backend, architectures, machine, Path.cwd())
     if as_json:
-        found = {"problems": [asdict(problem) for problem in problems]}
+        found = {"problems": [asdict(problem) for problem in problems], "remarks": told}
         print_json({"machine": asdict(machine), "backends": abilities(machine), **found})
     elif plan is None:
         print_text("\n".join(_table(machine)))
     elif not problems:
         print_text(f"{plan}: nothing found that keeps it from being {'built' if backend else 'run'} here")
+        for remark in told:
+            print_text(remark)
     require_none(problems)
 
 
@@ -95,7 +99,8 @@ def _table(machine: Machine) -> Iterator[str]:
     able = abilities(machine)
     rows = [
         ("python", f"{machine.python}, {machine.system}"),
-        ("cpu", f"{machine.cpu_threads} threads"),
+        ("cpu", _processor(machine.processor, machine.cpu_threads)),
+        ("int8", expected_of_int8(machine.processor)),
         ("memory", _memory(machine.memory_bytes, machine.memory_free_bytes)),
         ("driver", _driver(machine.driver)),
         *((f"cuda:{gpu.index}", _gpu(gpu)) for gpu in machine.gpus),
@@ -103,6 +108,10 @@ def _table(machine: Machine) -> Iterator[str]:
     ]
     width = max(len(name) for name, _ in rows)
     yield from (f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _processor(processor: Processor, threads: int) -> str:
+    return ", ".join(filter(None, [processor.name, f"{threads} threads", " ".join(processor.features)]))
 
 
 def _driver(driver: Driver) -> str:

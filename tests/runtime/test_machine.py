@@ -12,6 +12,7 @@ import pytest
 
 from videossm.runtime import machine
 from videossm.runtime.machine import CUDA_BINDINGS, check_free, probe_machine
+from videossm.runtime.processor import probe_processor
 
 
 def test_this_machine():
@@ -20,6 +21,7 @@ def test_this_machine():
     assert "CPUExecutionProvider" in found.providers and found.cpu_threads >= 1
     assert found.memory_bytes is None or 0 < found.memory_free_bytes <= found.memory_bytes
     assert found.gpus or found.driver.problem
+    assert found.processor == probe_processor()
     assert json.loads(json.dumps(asdict(found)))["python"] == found.python
 
 

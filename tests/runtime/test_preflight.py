@@ -11,7 +11,8 @@ from videossm.runtime.driver import Driver, Gpu
 from videossm.runtime.errors import BackendError, PreflightError, Problem
 from videossm.runtime.machine import CUDA_BINDINGS, Machine, Package
 from videossm.runtime.manifest import Target
-from videossm.runtime.preflight import check_run, device_bytes, require_run
+from videossm.runtime.preflight import check_run, device_bytes, remarks, require_run
+from videossm.runtime.processor import Processor
 
 ADA = Gpu(0, "NVIDIA RTX 4090", "sm_89", 24_000_000_000, 20_000_000_000)
 NO_GPU = Driver(problem="no NVIDIA driver")
@@ -184,6 +185,23 @@ def test_bf16_on_a_cpu(tiny_plan):
     (line,) = lines(plan, MACHINE)
     assert line.startswith("device: got cpu for a plan in bf16, expected cuda:N")
     assert lines(plan, MACHINE, "cuda:0") == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "backend", "device", "told"),
+    [
+        ("int8", "onnxruntime", None, True),
+        ("int8", "onnxruntime", "cpu", True),
+        ("int8", "onnxruntime", "cuda:0", False),
+        ("int8", "tensorrt", None, False),
+        ("fp8", "onnxruntime", None, False),
+    ],
+)
+def test_int8_on_a_cpu_is_remarked_on(plan_for, precision, backend, device, told):
+    plan = plan_for(backend, precision=precision)
+    zen3 = machine(processor=Processor("Zen 3", ("avx2",)))
+    expected = ["int8: this processor has no VNNI: int8 products are exact, but hardly faster than fp32"]
+    assert remarks(plan, zen3, device) == (expected if told else [])
 
 
 def test_an_onnxruntime_without_gpus(tiny_plan):

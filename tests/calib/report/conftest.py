@@ -91,7 +91,7 @@ def parts() -> dict[str, Any]:
     return {
         "header": Header(
             date="2026-11-21T04:00:00+00:00",
-            device=Device(name="Xeon (made up)", threads=2),
+            device=Device(name="Xeon (made up)", threads=2, features=("avx2", "avx512_vnni")),
             a=PlanFacts(name="tiny", precision="fp32", backend="onnxruntime", identity="ab" * 32),
             b=PlanFacts(name="tiny", precision="int8", backend="onnxruntime"),
             calibration=calibration,

@@ -79,7 +79,7 @@ def test_the_summary_comes_first(report: Report) -> None:
 def test_figures_of_every_part_are_there(report: Report) -> None:
     text = Outline(shown(report)).text
     for figure in (
-        "Xeon (made up)",
+        "Xeon (made up), 2 threads, avx2 avx512_vnni",
         "ab" * 32,
         "the plan that this report lies in",
         "a blue square stands still",

@@ -100,6 +100,13 @@ def test_the_summary_is_made_of_the_parts(report: Report) -> None:
     assert summary["size"] == "4 MB to 1.1 MB, 0.275x"
     assert summary["speed"] == "1.25x, 90.0 to 72.0 ms a chunk"
     assert summary["layers kept back"] == "1 of 3"
+    assert summary["measured on"] == "Xeon (made up), 2 threads, avx2 avx512_vnni"
+
+
+def test_a_report_from_before_processors_had_features(report: Report) -> None:
+    values = report.to_dict()
+    del values["header"]["device"]["features"]
+    assert Report.from_dict(values).header.device.text == "Xeon (made up), 2 threads"
 
 
 def test_a_summary_of_ones_own_is_kept(build_report: Callable[..., Report]) -> None:
@@ -109,5 +116,13 @@ def test_a_summary_of_ones_own_is_kept(build_report: Callable[..., Report]) -> N
 def test_the_summary_has_no_parts_that_the_report_lacks(build_report: Callable[..., Report]) -> None:
     files = {"step.onnx": SizePair(a_bytes=10, b_bytes=5)}
     summary = build_report(**dict.fromkeys(OPTIONAL), sizes=Sizes(files=files, quantised_weights=None)).summary
-    expected = ["precision", "worst step", "error a chunk adds", "growth of that error", "frames", "size"]
+    expected = [
+        "precision",
+        "worst step",
+        "error a chunk adds",
+        "growth of that error",
+        "frames",
+        "size",
+        "measured on",
+    ]
     assert list(summary) == expected

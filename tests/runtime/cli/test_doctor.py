@@ -15,7 +15,9 @@ from videossm.runtime.cli.doctor import abilities, doctor
 from videossm.runtime.driver import Driver, Gpu
 from videossm.runtime.machine import BACKENDS, CUDA_BINDINGS, Machine, Package, probe_machine
 from videossm.runtime.plan import write_manifest
+from videossm.runtime.processor import Processor
 
+CPU = Processor("EPYC (made up)", ("avx2", "avx512_vnni"))
 GPUS = (
     Gpu(0, "NVIDIA H200", "sm_90", 150_000_000_000, 149_000_000_000),
     Gpu(1, "NVIDIA RTX 4090", "sm_89", 24_000_000_000, None),
@@ -28,7 +30,7 @@ def machine(monkeypatch):
     packages = {name: Package("1.0") for name in (*BACKENDS, CUDA_BINDINGS)}
     driver = Driver((13, 0), "580.65.06", GPUS)
     providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    made = Machine("3.12.1", "Linux x86_64", 8, 64_000_000_000, 60_000_000_000, packages, providers, driver)
+    made = Machine("3.12.1", "Linux x86_64", 8, 64_000_000_000, 60_000_000_000, packages, providers, driver, CPU)
     monkeypatch.setattr(module, "probe_machine", lambda: made)
     return made
 
@@ -53,6 +55,8 @@ def test_table(called, machine):
     code, out, err = called(doctor)
     assert (code, err) == (0, "")
     rows = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert rows["cpu"] == "EPYC (made up), 8 threads, avx2 avx512_vnni"
+    assert rows["int8"] == "this processor has VNNI (avx512_vnni): int8 products are exact and run at full speed"
     assert rows["driver"] == "580.65.06, CUDA 13.0"
     assert rows["memory"] == "64.0 GB, 60.0 GB free"
     assert rows["cuda:0"] == "NVIDIA H200, sm_90, 150.0 GB, 149.0 GB free"
@@ -91,6 +95,17 @@ def test_json(called, machine):
 def test_a_plan_that_runs(called, tiny_plan, without_a_gpu):
     for plan in (tiny_plan.path, tiny_plan.path / "step.onnx"):
         assert called(doctor, plan) == (0, f"{plan}: nothing found that keeps it from being run here\n", "")
+
+
+def test_what_to_expect_of_a_plan_in_int8(called, plan_copy, machine):
+    plan, expected = rebuilt(plan_copy, precision="int8"), "int8: this processor has VNNI (avx512_vnni): "
+    code, out, err = called(doctor, plan)
+    first, second = out.splitlines()
+    assert (code, err) == (0, "") and first.endswith("being run here") and second.startswith(expected)
+    (remark,) = json.loads(called(doctor, plan, "--json")[1])["remarks"]
+    assert remark == second
+    for on_a_gpu in (("--device", "cuda:0"), ("--backend", "tensorrt-rtx")):
+        assert json.loads(called(doctor, plan, *on_a_gpu, "--json")[1])["remarks"] == []
 
 
 def test_a_plan_of_engines_without_a_gpu(refused, plan_copy, without_a_gpu):
