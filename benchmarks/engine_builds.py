@@ -76,15 +76,13 @@ def _in_precisions(plan: Plan, folder: Path) -> Iterator[tuple[str, Plan]]:
     for half in HALF:
         target = folder / half
         target.mkdir()
-        write_half(plan, half, target)
-        yield half, Plan.open(target)
+        yield half, write_half(plan, half, target)
     linears, _, _ = candidates(plan)
     for quantised in QUANTISED:
         target = folder / quantised
         target.mkdir()
         calibration = _made_up(plan, linears, quantised)
-        write_quantized(plan, calibration, {linear.name for linear in linears}, target)
-        yield quantised, Plan.open(target)
+        yield quantised, write_quantized(plan, calibration, {linear.name for linear in linears}, target)
 
 
 def _made_up(plan: Plan, linears: list[Any], precision: Precision) -> Calibration:

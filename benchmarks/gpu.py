@@ -30,7 +30,7 @@ CHUNKS = 24
 SEED = 7
 BARS = {"fp32": 1e-4, "fp16": 1e-3, "bf16": 1e-2, "fp8": 1e-2, "int8": 1e-2}  # of the largest chunk's error
 
-QUICK = ("--no-verify", "--no-report", "--lowering", "standard")
+QUICK = ("--no-verify", "--report", "none", "--lowering", "standard")
 SHORT_CALIBRATION = ("--calibration-size", "2", "--calibration-chunks", "8")
 WIDE = ("videossm-1.3b", "--random-weights", "--layers", "2", "--height", "240", "--width", "416")
 RTX = ("--backend", "tensorrt-rtx")

@@ -2,9 +2,9 @@
 
 Calibrates `shapes` in several ways, makes a plan of each, and measures it against the fp32 plan on rollouts that none
 of them has seen: real rollouts with each method, first chunks only and random inputs (as many passes of each),
-SmoothQuant, attention's products as well, and the default once more with other prompts and seeds, which shows what
-chance does. --evaluate also judges what the videos of some of the plans show. Writes Markdown and, after every plan,
-JSON.
+SmoothQuant, attention's products as well, other numbers of rollouts, and the default once more with other prompts and
+seeds, which shows what chance does. --evaluate also judges what the videos of some of the plans show. Writes Markdown
+and, after every plan, JSON.
 """
 
 from __future__ import annotations
@@ -20,57 +20,62 @@ from typing import Any, Literal
 from machine import add_outputs, introduction, measured_on, table, write
 from quantization_speed import exported
 
-from videossm.calib.assess import Inputs, Made, assess
+from videossm.calib.assess import Inputs, Made, report_inputs, short_report
 from videossm.calib.calibrate import calibrate, recorded_chunks
 from videossm.calib.calibration import Settings
-from videossm.calib.cli.options import SEED
-from videossm.calib.evaluate import evaluate, evaluation_videos
+from videossm.calib.cli.options import CHUNKS, PROMPTS, SEED, SIZE
+from videossm.calib.evaluate import evaluate, evaluation_chunks
 from videossm.calib.observers import METHODS, Method, Precision
-from videossm.calib.pipeline import report_inputs
 from videossm.calib.plans import candidates, write_quantized
 from videossm.calib.prompts import default_prompts
 from videossm.calib.report import CalibrationRow, Report
 from videossm.runtime import Plan
-from videossm.runtime.cli import progress
+from videossm.runtime.cli import progress, say
 
 Data = Literal["rollouts", "first-chunks", "random"]
 
 PRECISIONS: tuple[Precision, ...] = ("int8", "fp8")
-ROLLOUTS, CHUNKS = 32, 24  # calibrated on
 COMPARED_CHUNKS = 48  # of each of the report's rollouts
 FP32 = "fp32"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to calibrate. `again`: with other prompts and seeds than the first of its kind."""
+    """One way to calibrate.
+
+    `again`: with other prompts and seeds than the first of its kind; `rollouts`: their number, if not the default.
+    """
 
     method: Method
     data: Data = "rollouts"
     smoothquant: float | None = None
     attention: bool = False
     again: bool = False
+    rollouts: int | None = None
 
     @property
     def name(self) -> str:
         extras = ["smoothquant"] * (self.smoothquant is not None) + ["attention"] * self.attention
-        return "-".join([self.data, self.method, *extras, *["again"] * self.again])
+        extras += ["again"] * self.again + [str(self.rollouts)] * (self.rollouts is not None)
+        return "-".join([self.data, self.method, *extras])
 
     @property
     def source(self) -> str:
         """In words."""
         words = {"rollouts": "rollouts", "first-chunks": "first chunks", "random": "random inputs"}[self.data]
         words += ", other prompts" if self.again else ""
+        words = f"{self.rollouts} {words}" if self.rollouts is not None else words
         words += f", SmoothQuant {self.smoothquant:g}" if self.smoothquant is not None else ""
         return words + (", attention too" if self.attention else "")
 
     def settings(self, plan: Plan, rollouts: int, chunks: int) -> Settings:
         """As many passes, of the same prompts, whatever the data is."""
+        rollouts = self.rollouts or rollouts
         repeats, length = (chunks, 1) if self.data == "first-chunks" else (1, chunks)
-        seed = SEED + rollouts * self.again
+        seed = SEED + 1000 * self.again
         return Settings(
             method=self.method,
-            prompts=default_prompts(plan, rollouts, seed) * repeats,
+            prompts=default_prompts(plan, max(PROMPTS, rollouts), seed),
             seeds=tuple(range(seed, seed + rollouts * repeats)),
             chunks=length,
             data=self.data,
@@ -84,6 +89,8 @@ VARIANTS: dict[Precision, tuple[Variant, ...]] = {
     precision: (
         DEFAULT,
         Variant("mse", again=True),
+        Variant("mse", rollouts=4),
+        Variant("mse", rollouts=32),
         *(Variant(method) for method in METHODS if method != DEFAULT.method),
         Variant("mse", "first-chunks"),
         Variant("max", "first-chunks"),
@@ -102,7 +109,7 @@ def main() -> None:
     parser.add_argument("--precisions", choices=PRECISIONS, nargs="+", default=PRECISIONS)
     parser.add_argument("--variants", choices=names, nargs="+", default=names, help="some of the ways to calibrate")
     parser.add_argument("--evaluate", choices=names, nargs="+", default=[], help="also judge these plans' videos")
-    parser.add_argument("--rollouts", type=int, default=ROLLOUTS)
+    parser.add_argument("--rollouts", type=int, default=SIZE)
     parser.add_argument("--chunks", type=int, default=CHUNKS, help="of each rollout that is calibrated on")
     parser.add_argument("--compared-chunks", type=int, default=COMPARED_CHUNKS, help="of each rollout that is compared")
     add_outputs(parser)
@@ -139,9 +146,9 @@ def measured(
     if variant.attention:
         chosen |= {product.name for product in products}
     with tempfile.TemporaryDirectory(prefix="videossm-") as folder:
-        write_quantized(plan, calibration, chosen, Path(folder))
-        other = Plan.open(folder)
-        report = assess(plan, other, inputs, Made(calibration, linears, skipped), progress, evaluation=False)
+        other = write_quantized(plan, calibration, chosen, Path(folder))
+        made = Made(calibration, [linear.name for linear in linears], linears, skipped)
+        report = short_report(plan, other, inputs, made, progress, say)
         found = scores(other) if judged else {}
     guided = report.guided_error
     assert guided is not None, "a course has one chunk or more"
@@ -171,7 +178,7 @@ def details(report: Report) -> dict[str, Any]:
 
 def scores(plan: Plan) -> dict[str, float]:
     """Percent of videos that show what was asked, by what and when."""
-    with progress(evaluation_videos(plan), "video") as bar:
+    with progress(evaluation_chunks(plan), "chunk") as bar:
         figures = evaluate(plan, bar.update)
     return {f"{name}, {at}": share.percent for (at, name), share in figures.items()}
 
@@ -184,7 +191,8 @@ def markdown(result: dict[str, Any]) -> str:
         "# How to calibrate: what it is worth",
         f"{introduction(result, 'quantization_accuracy.py')} Plan `{result['plan']['name']}`, against fp32.",
         f"A plan is calibrated on {chunks} chunks, or as many passes of random inputs: rollouts are {on['rollouts']} "
-        f"of {on['chunks']} chunks, first chunks are {chunks} of one, with the same prompts. It is measured on "
+        f"of {on['chunks']} chunks where no other number stands before them, first chunks are {chunks} of one. "
+        f"{PROMPTS} prompts are rolled out in turn, and all of them encoded. It is measured on "
         f"{compared['rollouts']} other rollouts of {compared['chunks']} chunks. Errors are relative; the worst step is "
         "that of the largest error of the velocity, and `lowest` its worst chunk.",
     ]
@@ -222,6 +230,8 @@ def differences(rows: list[dict[str, Any]]) -> str:
     known = {row["variant"]: row for row in rows}
     compared = [
         ("mse, other prompts", "rollouts-mse-again", "rollouts-mse"),
+        ("mse, 4 rollouts", "rollouts-mse-4", "rollouts-mse"),
+        ("mse, 32 rollouts", "rollouts-mse-32", "rollouts-mse"),
         ("mse, first chunks only", "first-chunks-mse", "rollouts-mse"),
         ("max, first chunks only", "first-chunks-max", "rollouts-max"),
         ("max, random inputs", "random-max", "rollouts-max"),

@@ -32,7 +32,7 @@ from quantization_speed_page import INT8, INT8_ATTENTION, markdown
 
 from videossm.calib.calibrate import calibrate, recorded_chunks
 from videossm.calib.calibration import Calibration, Settings
-from videossm.calib.cli.options import SEED
+from videossm.calib.cli.options import CHUNKS, SEED, SIZE
 from videossm.calib.memory import available_bytes
 from videossm.calib.plans import QUANTISED_ENGINES, candidates, write_quantized
 from videossm.calib.prompts import default_prompts
@@ -48,7 +48,7 @@ WIDE_WARM, SHAPES_WARM = 2, 6  # chunks before the clock starts; those of shapes
 SHAPES_CHUNKS = 60
 PROFILED = {"wide": (1, 2), "shapes": (6, 20)}  # chunks under the profiler: to warm up, and those that count
 SCORES = 4  # matrices of attention's scores that the two plans hold: one in fp32, up to three where it is int8
-CALIBRATION = {"rollouts": 32, "chunks": 24}
+CALIBRATION = {"rollouts": SIZE, "chunks": CHUNKS}
 BARS: tuple[tuple[str, str, str, float], ...] = (  # part, figure, "at least" or "at most", bar
     ("wide", "linears_speedup", "at least", 3.0),
     ("wide", "chunk_speedup", "at least", 1.2),
@@ -127,8 +127,7 @@ def measure(plan: Plan, part: str, warm: int, chunks: int) -> dict[str, Any]:
 
 
 def lowered(plan: Plan, calibration: Calibration, chosen: Collection[str], folder: Path) -> Plan:
-    write_quantized(plan, calibration, chosen, folder)
-    return Plan.open(folder)
+    return write_quantized(plan, calibration, chosen, folder)
 
 
 def rollout(plan: Plan, backend: Backend | None = None) -> Rollout:

@@ -1,73 +1,48 @@
-"""The report on a plan of lower precision: every measurement, gathered."""
+"""The report on a plan of lower precision: every measurement, made and gathered.
+
+A short report answers in a minute what a chunk costs and at which step. A full one also says whether that grows with
+the video, what the videos show, and what each layer costs.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Protocol
-
-import numpy as np
-import onnx
+from typing import Any
 
 from videossm.calib.calibration import Calibration
-from videossm.calib.compare import Contender, Errors, measure
-from videossm.calib.emulate import emulate
-from videossm.calib.evaluate import can_evaluate, evaluate, evaluation_videos
+from videossm.calib.compare import Comparison, Errors
+from videossm.calib.contender import Contender, contender
+from videossm.calib.evaluate import can_evaluate, evaluate, evaluation_chunks
+from videossm.calib.figures import course, header, sensitivity_figures, sizes, state_errors, step_errors
 from videossm.calib.linears import Linear, Skipped
-from videossm.calib.plans import HALF, save_graph
+from videossm.calib.plans import HALF
+from videossm.calib.progress import Bar, Progress, Say, announce
+from videossm.calib.prompts import default_prompts
 from videossm.calib.record import passes
-from videossm.calib.report.schema import (
-    CalibrationFacts,
-    CosineSpread,
-    Course,
-    Device,
-    EngineSeconds,
-    ErrorSpread,
-    Header,
-    PlanFacts,
-    Report,
-    Score,
-    Sensitivity,
-    SizePair,
-    Sizes,
-    SkippedLayer,
-    Speed,
-    StateErrors,
-    StepError,
-    Timing,
-)
+from videossm.calib.report.parts import Course, EngineSeconds, LongCourse, Score, SkippedLayer, Speed, Timing
+from videossm.calib.report.schema import FullReport, ShortReport
+from videossm.calib.sensitivity import Probe, Ranking, probe_chunks, sensitivity
 from videossm.runtime import Plan
 from videossm.runtime.errors import UserError
-from videossm.runtime.manifest import Manifest
-from videossm.runtime.processor import probe_processor
 
-CHUNKS = 200  # of each rollout
+ROLLOUTS = 2
+SEED = 2_000_000  # of the first rollout: apart from those of calibrations and of the evaluation
+FULL_CHUNKS = 200  # of each rollout
+SHORT_CHUNKS = 20  # of each rollout, after as many as fill the window: they read the memory
 WARM_CHUNKS, TIMED_CHUNKS = 4, 24  # the window is full when the clock starts
-SCALE_BYTES = 5  # a column's scale in fp32 and its zero point
+PACE_CHUNKS = 2  # timed, after a first one, to tell how long a report takes
 
 
 class CompareError(UserError):
     """Two plans that are not of one model."""
-
-
-class Bar(Protocol):
-    """Progress, as tqdm has it."""
-
-    def update(self) -> object: ...
-
-
-# (total, unit) -> a bar to use in a with statement
-Progress = Callable[[int, str], AbstractContextManager[Bar]]
 
 
 @dataclass(frozen=True)
@@ -76,53 +51,75 @@ class Inputs:
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
-    chunks: int = CHUNKS
+    chunks: int
 
 
 @dataclass(frozen=True)
 class Made:
-    """How plan B was made; all empty where nobody knows."""
+    """How plan B was made; all empty where nobody knows.
+
+    `layers`: names of all that could be in 8 bits; `quantised`: those products with a weight that are.
+    """
 
     calibration: Calibration | None = None
+    layers: Sequence[str] = ()
     quantised: Sequence[Linear] = ()
     skipped: Sequence[Skipped] = ()
-    sensitivity: Sensitivity | None = None
+    ranking: Ranking | None = None
 
 
-def assess(a: Plan, b: Plan, inputs: Inputs, made: Made, progress: Progress, evaluation: bool = True) -> Report:
-    """Measures plan B against plan A and gathers what there is to say.
+def short_inputs(plan: Plan) -> Inputs:
+    """What a short report on `plan` rolls out."""
+    stream = plan.manifest.stream
+    return report_inputs(plan, stream.window_frames // stream.chunk_frames + SHORT_CHUNKS)
 
-    `evaluation`: also judge what the videos show, where the plans make what the evaluation knows.
+
+def report_inputs(plan: Plan, chunks: int = FULL_CHUNKS) -> Inputs:
+    """Rollouts with prompts and seeds that no calibration of this project uses by default."""
+    return Inputs(default_prompts(plan, ROLLOUTS, SEED), tuple(range(SEED, SEED + ROLLOUTS)), chunks)
+
+
+def short_report(a: Plan, b: Plan, inputs: Inputs, made: Made, progress: Progress, say: Say) -> ShortReport:
+    """Measures what a chunk of plan B costs against plan A. Announces how long that takes, if it is long.
+
     Raises CompareError when the plans are not of one model, RecordingError for a value that is not finite.
     """
     check_comparable(a, b)
-    with tempfile.TemporaryDirectory(prefix="videossm-") as folder:
-        pair = contender(a, Path(folder, "a")), contender(b, Path(folder, "b"))
-        rollouts = []
-        for prompt, seed in zip(inputs.prompts, inputs.seeds, strict=True):
-            with progress(inputs.chunks, "chunk") as bar:
-                rollouts.append([_counted(errors, bar) for errors in measure(*pair, prompt, seed, inputs.chunks)])
-        scores = tuple(_scores(pair, progress)) if evaluation and can_evaluate(a) else ()
-        timed = None if HALF.keys() & {a.manifest.precision, b.manifest.precision} else _speed(pair, inputs)
-    sigmas = passes(a.manifest)
-    return Report(
-        header=_header(a, b, inputs, made.calibration),
-        steps=tuple(
-            _step(i, sigma, [[e.steps[i] for e in rollout] for rollout in rollouts]) for i, sigma in enumerate(sigmas)
-        ),
-        guided=_course(
-            [[e.guided for e in r] for r in rollouts],
-            [[e.guided_psnr_db for e in r] for r in rollouts],
-            _states(rollouts),
-        ),
-        free_running=_course(
-            [[e.free for e in r] for r in rollouts], [[e.free_psnr_db for e in r] for r in rollouts], ()
-        ),
+    with _contenders(a, b) as pair:
+        comparison = Comparison(*pair, inputs.prompts[0], free_running=False)
+        chunks = _compared_chunks(comparison, inputs) + _timed_chunks(a, b)
+        with _started(comparison, inputs, chunks, progress, say) as bar:
+            rollouts = _rollouts(comparison, inputs, bar)
+            speed = _speed(a, b, inputs, bar)
+    guided = course(Course, [[e.guided for e in rollout] for rollout in rollouts], state_errors(rollouts))
+    return ShortReport(**_common_parts(a, b, inputs, made, rollouts, speed), guided=guided)
+
+
+def full_report(
+    a: Plan, b: Plan, inputs: Inputs, made: Made, progress: Progress, say: Say, evaluation: bool = True
+) -> FullReport:
+    """As `short_report`, and all else that there is to say.
+
+    `evaluation`: also judge what the videos show, where the plans make what the evaluation knows.
+    """
+    check_comparable(a, b)
+    judged = evaluation and can_evaluate(a)
+    with _contenders(a, b) as pair:
+        comparison = Comparison(*pair, inputs.prompts[0], free_running=True)
+        chunks = _compared_chunks(comparison, inputs) + _timed_chunks(a, b)
+        chunks += 2 * evaluation_chunks(a) if judged else 0
+        chunks += _ranked_chunks(inputs, made)
+        with _started(comparison, inputs, chunks, progress, say) as bar:
+            rollouts = _rollouts(comparison, inputs, bar)
+            scores = tuple(_scores(pair, bar)) if judged else ()
+            made = replace(made, ranking=_ranking(a, inputs, made, bar))
+            speed = _speed(a, b, inputs, bar)
+    free = [[e.free for e in rollout if e.free] for rollout in rollouts]
+    return FullReport(
+        **_common_parts(a, b, inputs, made, rollouts, speed),
+        guided=course(LongCourse, [[e.guided for e in rollout] for rollout in rollouts], state_errors(rollouts)),
+        free_running=course(LongCourse, free),
         evaluation=scores,
-        sensitivity=made.sensitivity,
-        skipped=tuple(SkippedLayer(layer=s.name, engine=s.engine, reason=s.reason) for s in made.skipped),
-        sizes=_sizes(a, b, made.quantised),
-        speed=timed,
     )
 
 
@@ -137,92 +134,84 @@ def check_comparable(a: Plan, b: Plan) -> None:
             )
 
 
-def contender(plan: Plan, folder: Path) -> Contender:
-    """`plan` as this machine can run it: graphs in half precision as fp32 graphs that round, written to `folder`."""
-    if plan.manifest.precision not in HALF:
-        return Contender(plan, plan.manifest.precision)
-    folder.mkdir()
-    files = {}
-    for name, spec in plan.manifest.engines.items():
-        files[name] = folder / spec.file
-        save_graph(emulate(onnx.load(plan.path / spec.file)), files[name])
-    values = plan.manifest.model_dump(mode="json")
-    for engine in filter(None, values["engines"].values()):
-        for tensor in (*engine["inputs"], *engine["outputs"]):
-            if tensor["dtype"] in HALF.values():
-                tensor["dtype"] = "float32"
-    return Contender(replace(plan, manifest=Manifest.model_validate_json(json.dumps(values))), "fp32", files)
+@contextmanager
+def _contenders(a: Plan, b: Plan) -> Iterator[tuple[Contender, Contender]]:
+    with tempfile.TemporaryDirectory(prefix="videossm-") as folder:
+        yield contender(a, Path(folder, "a")), contender(b, Path(folder, "b"))
 
 
-def _counted(errors: Errors, bar: Bar) -> Errors:
-    bar.update()
-    return errors
+@contextmanager
+def _started(comparison: Comparison, inputs: Inputs, chunks: int, progress: Progress, say: Say) -> Iterator[Bar]:
+    """One bar for all `chunks` of a report, after a few of them have told how long it takes."""
+    paced = comparison.errors(inputs.prompts[0], inputs.seeds[0], 1 + PACE_CHUNKS)
+    next(paced)
+    started = perf_counter()
+    made = comparison.rollouts * len(list(paced))
+    announce(say, "report", chunks * (perf_counter() - started) / made)
+    with progress(chunks, "chunk") as bar:
+        yield bar
 
 
-def _step(index: int, sigma: float, rollouts: list[list[tuple[float, float]]]) -> StepError:
-    """`rollouts`: (relative error, cosine) of every chunk of every rollout."""
-    errors, cosines = np.moveaxis(np.array(rollouts), -1, 0)  # [rollouts, chunks] each
-    return StepError(
-        index=index,
-        sigma=sigma,
-        relative_error=ErrorSpread(
-            mean=float(errors.mean()), worst=float(errors.max()), worst_chunk=int(errors.max(0).argmax())
-        ),
-        cosine=CosineSpread(
-            mean=float(cosines.mean()), worst=float(cosines.min()), worst_chunk=int(cosines.min(0).argmin())
-        ),
-    )
+def _compared_chunks(comparison: Comparison, inputs: Inputs) -> int:
+    return comparison.rollouts * inputs.chunks * len(inputs.seeds)
 
 
-def _course(
-    rollouts: list[list[tuple[float, float]]], psnr_db: list[list[float | None]], states: tuple[StateErrors, ...]
-) -> Course:
-    """Means over the rollouts, chunk by chunk."""
-    errors, cosines = np.moveaxis(np.array(rollouts).mean(0), -1, 0)
-    return Course(
-        relative_error=tuple(map(float, errors)),
-        cosine=tuple(map(float, cosines)),
-        psnr_db=tuple(_mean(column) for column in zip(*psnr_db, strict=True)),
-        states=states,
-    )
+def _rollouts(comparison: Comparison, inputs: Inputs, bar: Bar) -> list[list[Errors]]:
+    rollouts: list[list[Errors]] = []
+    for number, (prompt, seed) in enumerate(zip(inputs.prompts, inputs.seeds, strict=True), 1):
+        bar.set_description(f"rollout {number} of {len(inputs.seeds)}")
+        rollouts.append([])
+        for errors in comparison.errors(prompt, seed, inputs.chunks):
+            rollouts[-1].append(errors)
+            bar.update(comparison.rollouts)
+    return rollouts
 
 
-def _states(rollouts: list[list[Errors]]) -> tuple[StateErrors, ...]:
-    found = []
-    for kind, layer in sorted(rollouts[0][0].states):
-        chunks = list(zip(*([e.states[kind, layer] for e in rollout] for rollout in rollouts), strict=True))
-        found.append(
-            StateErrors(
-                kind=kind,
-                layer=layer,
-                relative_error=tuple(_mean([pair and pair[0] for pair in column]) for column in chunks),
-                cosine=tuple(_mean([pair and pair[1] for pair in column]) for column in chunks),
-            )
-        )
-    return tuple(found)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _scores(pair: Sequence[Contender], progress: Progress) -> Iterator[Score]:
+def _scores(pair: Sequence[Contender], bar: Bar) -> Iterator[Score]:
     figures = []
-    for side in pair:
-        with progress(evaluation_videos(side.plan), "video") as bar:
-            figures.append(evaluate(side.plan, bar.update, partial(side.backend, threads=1)))
+    for side, name in zip(pair, "AB", strict=True):
+        bar.set_description(f"evaluation of {name}")
+        figures.append(evaluate(side.plan, bar.update, partial(side.backend, threads=1)))
     for (at, name), share in figures[0].items():
         other = figures[1][at, name]
         yield Score(at=at, name=name, a_percent=share.percent, b_percent=other.percent, videos=share.videos)
 
 
-def _speed(pair: Sequence[Contender], inputs: Inputs) -> Speed:
-    """Chunks of both in turns, so that whatever slows this machine slows both."""
-    rollouts = [side.rollout(inputs.prompts[0], inputs.seeds[0]) for side in pair]
+def _ranked_chunks(inputs: Inputs, made: Made) -> int:
+    """Made to rank the layers: none where they are ranked already, or where nobody knows how B was calibrated."""
+    if made.calibration is None or (made.ranking and made.ranking.errors):
+        return 0
+    return len(made.layers) * probe_chunks(len(inputs.seeds))
+
+
+def _ranking(a: Plan, inputs: Inputs, made: Made, bar: Bar) -> Ranking | None:
+    if made.calibration is None or (made.ranking and made.ranking.errors):
+        return made.ranking
+    bar.set_description("sensitivity")
+    probe = Probe(a, inputs.prompts, inputs.seeds)
+    errors = sensitivity(probe, made.calibration, made.layers, lambda: bar.update(probe_chunks(len(inputs.seeds))))
+    return replace(made.ranking, errors=errors) if made.ranking else Ranking(errors, probe.engines)
+
+
+def _timed_chunks(a: Plan, b: Plan) -> int:
+    return 2 * (WARM_CHUNKS + TIMED_CHUNKS) if _have_speed(a, b) else 0
+
+
+def _have_speed(a: Plan, b: Plan) -> bool:
+    """Half precision is emulated, and what that takes says nothing."""
+    return not HALF.keys() & {a.manifest.precision, b.manifest.precision}
+
+
+def _speed(a: Plan, b: Plan, inputs: Inputs, bar: Bar) -> Speed | None:
+    """Chunks of both in turns, with their own graphs, so that whatever slows this machine slows both."""
+    if not _have_speed(a, b):
+        return None
+    bar.set_description("speed")
+    sides = [Contender(plan, plan.manifest.precision) for plan in (a, b)]
+    rollouts = [side.rollout(inputs.prompts[0], inputs.seeds[0]) for side in sides]
     for rollout in rollouts:
         for _ in islice(rollout, WARM_CHUNKS):
-            pass
+            bar.update()
     before = [dict(rollout.timings) for rollout in rollouts]
     times: list[list[float]] = [[], []]
     for _ in range(TIMED_CHUNKS):
@@ -230,48 +219,23 @@ def _speed(pair: Sequence[Contender], inputs: Inputs) -> Speed:
             start = perf_counter()
             next(rollout)
             taken.append(1000 * (perf_counter() - start))
-    a, b = (Timing(min_ms=min(taken), median_ms=median(taken)) for taken in times)
+            bar.update()
+    first, second = (Timing(min_ms=min(taken), median_ms=median(taken)) for taken in times)
     spent = [{n: s - old[n] for n, s in r.timings.items()} for r, old in zip(rollouts, before, strict=True)]
     engines = {name: EngineSeconds(a_s=seconds, b_s=spent[1][name]) for name, seconds in spent[0].items()}
-    return Speed(chunks=TIMED_CHUNKS, a=a, b=b, engines=engines)
+    return Speed(chunks=TIMED_CHUNKS, a=first, b=second, engines=engines)
 
 
-def _sizes(a: Plan, b: Plan, quantised: Sequence[Linear]) -> Sizes:
-    files = {
-        name: SizePair(a_bytes=_bytes(a, name), b_bytes=_bytes(b, name))
-        for name in sorted(a.manifest.files.keys() | b.manifest.files.keys())
-        if not name.startswith("report")
+def _common_parts(
+    a: Plan, b: Plan, inputs: Inputs, made: Made, rollouts: Sequence[Sequence[Errors]], speed: Speed | None
+) -> dict[str, Any]:
+    """What reports of both kinds have."""
+    calibration = made.calibration
+    return {
+        "header": header(a, b, inputs.prompts, inputs.seeds, calibration),
+        "steps": step_errors(passes(a.manifest), rollouts),
+        "sensitivity": sensitivity_figures(made.ranking, b.manifest.precision) if made.ranking else None,
+        "skipped": tuple(SkippedLayer(layer=s.name, engine=s.engine, reason=s.reason) for s in made.skipped),
+        "sizes": sizes(a, b, made.quantised),
+        "speed": speed,
     }
-    fp32 = sum(4 * rows * columns for rows, columns in (linear.shape for linear in quantised))
-    small = sum(rows * columns + SCALE_BYTES * columns for rows, columns in (linear.shape for linear in quantised))
-    return Sizes(files=files, quantised_weights=SizePair(a_bytes=fp32, b_bytes=small) if quantised else None)
-
-
-def _bytes(plan: Plan, name: str) -> int:
-    file = plan.manifest.files.get(name)
-    return file.size_bytes if file else 0
-
-
-def _header(a: Plan, b: Plan, inputs: Inputs, calibration: Calibration | None) -> Header:
-    processor = probe_processor()
-    return Header(
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        device=Device(name=processor.name, threads=os.cpu_count() or 1, features=processor.features),
-        a=PlanFacts(name=a.name, precision=a.manifest.precision, backend=a.manifest.backend, identity=a.identity),
-        b=PlanFacts(name=b.name, precision=b.manifest.precision, backend=b.manifest.backend),
-        calibration=_calibration_facts(calibration) if calibration else None,
-        prompts=inputs.prompts,
-        seeds=inputs.seeds,
-    )
-
-
-def _calibration_facts(calibration: Calibration) -> CalibrationFacts:
-    settings = calibration.settings
-    return CalibrationFacts(
-        method=settings.method,
-        data=settings.data,
-        rollouts=len(settings.prompts),
-        chunks=settings.chunks,
-        smoothquant_alpha=settings.smoothquant,
-        quantize_attention=settings.quantize_attention,
-    )

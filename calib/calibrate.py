@@ -50,7 +50,7 @@ def calibrate(plan: Plan, precision: Precision, settings: Settings, on_chunk: Ca
 
 def recorded_chunks(settings: Settings) -> int:
     """Chunks that a calibration rolls out: SmoothQuant has to know the channels first, which doubles them."""
-    return len(settings.prompts) * settings.chunks * (1 if settings.smoothquant is None else 2)
+    return len(settings.seeds) * settings.chunks * (1 if settings.smoothquant is None else 2)
 
 
 class _Statistics:

@@ -48,7 +48,7 @@ class Source(_Part):
 
 
 class Settings(_Part):
-    """How it was recorded. `prompts`, `seeds`: one rollout of `chunks` chunks for each pair of them."""
+    """How it was recorded: one rollout of `chunks` chunks for each of `seeds`, with `prompts` in turn, all encoded."""
 
     method: Method
     prompts: tuple[str, ...]

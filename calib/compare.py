@@ -11,15 +11,15 @@ Four questions, each with a rollout of its own, all over the video that plan A m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from videossm.calib.backend import ShadowBackend, TappedBackend, Tensors
-from videossm.calib.record import RecordingError
+from videossm.calib.backend import ShadowBackend, Tensors
+from videossm.calib.contender import Contender
+from videossm.calib.record import RecordingError, started
 from videossm.runtime import Plan, Rollout, contract
 from videossm.runtime.window import Ring
 
@@ -28,23 +28,11 @@ PEAK = 255.0
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A plan to measure. `files`: graphs of `precision` in place of its own, with the same inputs and outputs."""
+class ChunkError:
+    """`latents`: relative error and cosine; `psnr_db` of the frames, None where they are equal."""
 
-    plan: Plan
-    precision: str
-    files: Mapping[str, Path] = field(default_factory=dict)
-
-    def backend(self, threads: int | None = None) -> TappedBackend:
-        return TappedBackend({}, lambda engine, tensors: None, self.files, self.precision, threads)
-
-    def file(self, engine: str) -> Path:
-        """The graph of an engine."""
-        own = {name: spec.file for name, spec in self.plan.manifest.engines.items()}
-        return self.files.get(engine, self.plan.path / own[engine])
-
-    def rollout(self, prompt: str, seed: int) -> Rollout:
-        return Rollout(self.plan, [prompt] * self.plan.manifest.stream.batch, seed, backend=self.backend())
+    latents: tuple[float, float]
+    psnr_db: float | None
 
 
 @dataclass(frozen=True)
@@ -52,33 +40,59 @@ class Errors:
     """One chunk of one rollout. Relative errors and cosines, by what they are of."""
 
     steps: list[tuple[float, float]]  # of the velocity at each denoising step; of the window's keys and values at last
-    guided: tuple[float, float]
-    guided_psnr_db: float | None
+    guided: ChunkError
     states: dict[tuple[str, int], tuple[float, float] | None]  # (kind, layer); None while A's is still zero
-    free: tuple[float, float]
-    free_psnr_db: float | None
+    free: ChunkError | None  # None where it was not asked for
 
 
-def measure(a: Contender, b: Contender, prompt: str, seed: int, chunks: int) -> Iterator[Errors]:
-    """The errors of `b` against `a`, chunk by chunk. Raises RecordingError for a value that is not finite."""
-    steps = _StepErrors(a.plan)
-    shadow = ShadowBackend(a.backend(), b.backend(), {"step": b.file("step")}, steps.ran)
-    leader = Rollout(a.plan, [prompt] * a.plan.manifest.stream.batch, seed, backend=shadow)
-    guided = b.rollout(prompt, seed)
-    fed, free = guided.fork(), guided.fork()
-    states = _States(a.plan)
-    for index in range(chunks):
-        guided.restore(leader.snapshot())
-        made = next(leader)
-        chunk, alone = next(guided), next(free)
+class Comparison:
+    """Contender `b` beside `a`, whose engines are loaded once, for any number of rollouts.
+
+    `prompt`: any that the plans know. `free_running`: B on its own is measured too.
+    """
+
+    def __init__(self, a: Contender, b: Contender, prompt: str, free_running: bool) -> None:
+        self._steps, self._states = _StepErrors(a.plan), _States(a.plan)
+        shadow = ShadowBackend(a.backend(), b.backend(), {"step": b.file("step")}, self._steps.ran)
+        self._leader = Rollout(a.plan, [prompt] * a.plan.manifest.stream.batch, backend=shadow)
+        self._guided = b.rollout(prompt, 0)
+        self._fed = self._guided.fork()
+        self._free = self._guided.fork() if free_running else None
+        self._fresh = self._leader.snapshot()
+
+    @property
+    def rollouts(self) -> int:
+        """How many chunks are made, by A or B, for each chunk of `errors`; taking a given one costs next to nothing."""
+        return 3 + (self._free is not None)
+
+    def errors(self, prompt: str, seed: int, chunks: int) -> Iterator[Errors]:
+        """Of a new rollout, chunk by chunk. Raises RecordingError for a value that is not finite."""
+        self._steps.start()
+        start = started(self._fresh, prompt, seed)
+        for rollout in filter(None, (self._leader, self._fed, self._free)):
+            rollout.restore(start)
+        for index in range(chunks):
+            yield self._chunk(index)
+
+    def _chunk(self, index: int) -> Errors:
+        leader, fed = self._leader, self._fed
+        self._guided.restore(leader.snapshot())
+        frames = next(leader).frames
+        guided = self._chunk_error(self._guided, frames, f"chunk {index}")
         fed.append(leader.latent)
-        yield Errors(
-            steps=steps.taken(),
-            guided=_finite(difference(leader.latent, guided.latent), f"chunk {index}: latents"),
-            guided_psnr_db=psnr_db(made.frames, chunk.frames),
-            states=states.errors(index, leader.snapshot().tensors, fed.snapshot().tensors),
-            free=_finite(difference(leader.latent, free.latent), f"chunk {index}, free-running: latents"),
-            free_psnr_db=psnr_db(made.frames, alone.frames),
+        return Errors(
+            steps=self._steps.taken(),
+            guided=guided,
+            states=self._states.errors(index, leader.snapshot().tensors, fed.snapshot().tensors),
+            free=self._chunk_error(self._free, frames, f"chunk {index}, free-running") if self._free else None,
+        )
+
+    def _chunk_error(self, rollout: Rollout, frames: NDArray[np.uint8], where: str) -> ChunkError:
+        """Of the next chunk of `rollout` against the leader's last one, whose frames are `frames`."""
+        chunk = next(rollout)
+        return ChunkError(
+            latents=_finite(difference(self._leader.latent, rollout.latent), f"{where}: latents"),
+            psnr_db=psnr_db(frames, chunk.frames),
         )
 
 
@@ -88,6 +102,10 @@ class _StepErrors:
     def __init__(self, plan: Plan) -> None:
         self._sampler = plan.manifest.sampler
         self._kept = [pair.present for pair in plan.manifest.window if pair.past is not None]
+        self.start()
+
+    def start(self) -> None:
+        """A new rollout begins."""
         self._errors: list[tuple[float, float]] = []
         self._chunk = 0
 

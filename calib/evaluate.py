@@ -48,19 +48,19 @@ def can_evaluate(plan: Plan) -> bool:
     return plan.name == "shapes" and plan.manifest.stream.batch == 1
 
 
-def evaluation_videos(plan: Plan) -> int:
-    """How many videos `evaluate` makes."""
-    return len(_lengths(plan))
+def evaluation_chunks(plan: Plan) -> int:
+    """How many chunks `evaluate` makes."""
+    return sum(_lengths(plan).values())
 
 
 def evaluate(
-    plan: Plan, on_video: Callable[[], object], backend: Callable[[], Backend] | None = None
+    plan: Plan, on_chunk: Callable[[], object], backend: Callable[[], Backend] | None = None
 ) -> dict[tuple[str, str], Share]:
-    """Figures by (when, what). `on_video` is called after every video.
+    """Figures by (when, what). `on_chunk` is called after every chunk, from several threads.
 
     `backend` opens one in place of the plan's, of one thread.
     """
-    videos = _videos(plan, _lengths(plan), on_video, backend)
+    videos = _videos(plan, _lengths(plan), on_chunk, backend)
 
     def generate(prompt: str, seed: int, frames: int) -> NDArray[np.uint8]:
         return videos[prompt, seed][:frames]
@@ -81,15 +81,17 @@ def evaluate(
 
 
 def _videos(
-    plan: Plan, lengths: dict[_Case, int], on_video: Callable[[], object], backend: Callable[[], Backend] | None
+    plan: Plan, lengths: dict[_Case, int], on_chunk: Callable[[], object], backend: Callable[[], Backend] | None
 ) -> dict[_Case, NDArray[np.uint8]]:
     """Frames [T, H, W, 3] of every case; rollouts side by side, one thread each, which small engines use best."""
 
     def make(case: _Case) -> NDArray[np.uint8]:
         rollout = Rollout(plan, *case, threads=1, backend=backend() if backend else None)
-        video = np.concatenate([chunk.frames for chunk in islice(rollout, lengths[case])])
-        on_video()
-        return video
+        parts = []
+        for chunk in islice(rollout, lengths[case]):
+            parts.append(chunk.frames)
+            on_chunk()
+        return np.concatenate(parts)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(lengths, pool.map(make, lengths), strict=True))

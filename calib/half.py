@@ -50,9 +50,7 @@ DTYPE: dict[int, np.dtype[Any]] = {
 }
 
 PRODUCTS = frozenset({"Attention", "Conv", "Gather", "Gemm", "MatMul", "RotaryEmbedding"})
-ISLANDS = frozenset(
-    {"Cos", "Exp", "LayerNormalization", "Log", "RMSNormalization", "Round", "Sin", "Softplus"}
-)
+ISLANDS = frozenset({"Cos", "Exp", "LayerNormalization", "Log", "RMSNormalization", "Round", "Sin", "Softplus"})
 ISLAND_MODULES = ("levels", "memory.decay+beta", "head.head")
 MOVEMENTS = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}

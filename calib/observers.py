@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
-from ml_dtypes import float8_e4m3fn
 from numpy.typing import ArrayLike, NDArray
 
 from videossm.runtime.errors import UserError
@@ -25,6 +24,7 @@ Precision = Literal["int8", "fp8"]
 Method = Literal["max", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
+E4M3_MANTISSA_BITS, E4M3_LEAST_EXPONENT = 3, -6  # fp8: below 2^-6 its steps are all the same
 BINS = 1 << 14  # at least half of them lie below the largest value
 ENTROPY_BINS = 1 << 11  # of |x| up to the largest value, as in TensorRT's calibrator; a few more where BINS round so
 PERCENTILE = 99.99
@@ -70,10 +70,17 @@ class Format:
         return codes.astype(values.dtype, copy=False) * scale
 
 
-FORMATS: dict[Precision, Format] = {
-    "int8": Format(127.0, np.rint),
-    "fp8": Format(448.0, lambda codes: codes.astype(float8_e4m3fn)),  # E4M3; beyond 448 it would give NaN
-}
+def _round_e4m3(codes: NDArray[AnyFloat]) -> NDArray[AnyFloat]:
+    """What a cast to float8_e4m3fn leaves of values up to 448, in arithmetic: ten times as fast as ml_dtypes' cast.
+
+    `videossm.calib.emulate_fp8` says how it works.
+    """
+    lost_bits = np.finfo(codes.dtype).nmant - E4M3_MANTISSA_BITS
+    large = np.maximum(np.abs(codes) * (2.0**lost_bits - 1), 1.5 * 2.0 ** (lost_bits + E4M3_LEAST_EXPONENT))
+    return (codes + large) - large
+
+
+FORMATS: dict[Precision, Format] = {"int8": Format(127.0, np.rint), "fp8": Format(448.0, _round_e4m3)}
 
 
 class Observer(ABC):

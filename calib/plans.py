@@ -96,27 +96,27 @@ def quantized_graph(plan: Plan, engine: str, calibration: Calibration, chosen: C
     return quantize_attention(model, products, scales, calibration.precision)
 
 
-def write_quantized(plan: Plan, calibration: Calibration, chosen: Collection[str], folder: Path) -> None:
-    """Fills the empty `folder` with `plan`, the `chosen` layers in the calibration's precision."""
+def write_quantized(plan: Plan, calibration: Calibration, chosen: Collection[str], folder: Path) -> Plan:
+    """Fills the empty `folder` with `plan`, the `chosen` layers in the calibration's precision; returns that plan."""
+    shared = [plan.tokenizer_file.name]
     for name, spec in plan.manifest.engines.items():
         if name in QUANTISED_ENGINES:
             save_graph(quantized_graph(plan, name, calibration, chosen), folder / spec.file)
         else:
-            for file in graph_files(plan.path / spec.file):
-                share(plan.path / file, folder / file)
+            shared += graph_files(plan.path / spec.file)
     calibration.save(folder / CALIBRATION_FILE)
-    _finish(plan, folder, precision=calibration.precision)
+    return _finish(plan, folder, shared, precision=calibration.precision)
 
 
-def write_half(plan: Plan, precision: str, folder: Path) -> None:
-    """Fills the empty `folder` with `plan` in "fp16" or "bf16"."""
+def write_half(plan: Plan, precision: str, folder: Path) -> Plan:
+    """Fills the empty `folder` with `plan` in "fp16" or "bf16"; returns that plan."""
     engines = {}
     for name, spec in plan.manifest.engines.items():
         model = half_graph(plan, name, precision)
         save_graph(model, folder / spec.file)
         inputs, outputs = ([_tensor(value) for value in values] for values in (model.graph.input, model.graph.output))
         engines[name] = {"file": spec.file, "inputs": inputs, "outputs": outputs}
-    _finish(plan, folder, precision=precision, engines=engines)
+    return _finish(plan, folder, [plan.tokenizer_file.name], precision=precision, engines=engines)
 
 
 def half_graph(plan: Plan, engine: str, precision: str) -> ModelProto:
@@ -126,11 +126,9 @@ def half_graph(plan: Plan, engine: str, precision: str) -> ModelProto:
     return to_half(model, engine, precision)
 
 
-def add_to_plan(folder: Path) -> Plan:
-    """Opens a plan to whose folder files were added: they become part of it, and its identity another."""
-    plan = Plan.open(folder)
-    write_manifest(folder, _values(plan))
-    return Plan.open(folder)
+def add_to_plan(plan: Plan) -> Plan:
+    """The files that were added to the folder of `plan` become part of it, and its identity another."""
+    return write_manifest(plan.path, _values(plan), plan.manifest.files)
 
 
 def save_graph(model: ModelProto, path: Path) -> None:
@@ -179,9 +177,12 @@ def share(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _finish(plan: Plan, folder: Path, **changes: Any) -> None:
-    share(plan.tokenizer_file, folder / plan.tokenizer_file.name)
-    write_manifest(folder, {**_values(plan), **changes})
+def _finish(plan: Plan, folder: Path, shared: Sequence[str], **changes: Any) -> Plan:
+    """Adds the files of `plan` named in `shared` as they are, and the manifest with its `changes`."""
+    for name in shared:
+        share(plan.path / name, folder / name)
+    hashed = {name: plan.manifest.files[name] for name in shared}
+    return write_manifest(folder, {**_values(plan), **changes}, hashed)
 
 
 def _values(plan: Plan) -> dict[str, Any]:

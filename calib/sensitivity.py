@@ -12,14 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videossm.calib.calibration import Calibration
-from videossm.calib.compare import Contender, difference
+from videossm.calib.compare import difference
+from videossm.calib.contender import Contender, runnable
 from videossm.calib.plans import candidates, quantized_graph, save_graph
-from videossm.calib.record import RecordingError
+from videossm.calib.progress import Progress, Say, announce
+from videossm.calib.record import RecordingError, started
 from videossm.runtime import Plan, Rollout, Snapshot
 
 STARTS = (0, 4, 12)  # chunks from which variants take over: the first, a full window, a memory in use
@@ -35,6 +38,24 @@ class Fallback:
     error_after: float
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """`errors`: of each layer when it alone is quantised, by name, the costliest first; `engines`: of those layers.
+
+    `fallback`: what went back to hold `budget`, an error of all of them together; None where there was no budget.
+    """
+
+    errors: dict[str, float]
+    engines: dict[str, str]
+    budget: float | None = None
+    fallback: Fallback | None = None
+
+
+def probe_chunks(rollouts: int) -> int:
+    """How many chunks `Probe.error` makes."""
+    return rollouts * len(STARTS) * CHUNKS
+
+
 class Probe:
     """The fp32 rollouts that variants of `plan` are compared with. `engines`: of every layer, by name."""
 
@@ -45,8 +66,10 @@ class Probe:
         self.engines |= {product.name: product.engine for product in products}
         self._prompt = prompts[0]
         self._expected: list[tuple[Snapshot, list[NDArray[np.float32]]]] = []
+        rollout = Contender(plan, plan.manifest.precision).rollout(self._prompt, seeds[0])
+        fresh = rollout.snapshot()
         for prompt, seed in zip(prompts, seeds, strict=True):
-            rollout = Contender(plan, plan.manifest.precision).rollout(prompt, seed)
+            rollout.restore(started(fresh, prompt, seed))
             for start in STARTS:
                 for _ in islice(rollout, start - rollout.next_index):
                     pass
@@ -74,7 +97,8 @@ class Probe:
             files = {}
             for engine in {self.engines[name] for name in chosen}:
                 files[engine] = Path(folder, f"{engine}.onnx")
-                save_graph(quantized_graph(self._plan, engine, calibration, chosen), files[engine])
+                graph = quantized_graph(self._plan, engine, calibration, chosen)
+                save_graph(runnable(graph, calibration.precision), files[engine])
             yield Contender(self._plan, calibration.precision, files)
 
 
@@ -89,20 +113,37 @@ def sensitivity(
     return dict(sorted(errors.items(), key=lambda item: -item[1]))
 
 
-def fall_back(probe: Probe, calibration: Calibration, errors: dict[str, float], budget: float) -> Fallback:
-    """Returns the fewest of the costliest layers, by `errors`, that leave an error of at most `budget`.
+def hold_budget(
+    probe: Probe, calibration: Calibration, layers: Sequence[str], budget: float, progress: Progress, say: Say
+) -> Ranking:
+    """Returns to high precision as few of `layers` as leave an error of at most `budget`.
+
+    Only where all of them together cost more are they measured one by one and ranked.
+    """
+    started_s = perf_counter()
+    before = probe.error(calibration, layers)
+    if before <= budget:
+        return Ranking({}, probe.engines, budget, Fallback((), before, before))
+    announce(say, "ranking of layers for --max-error", len(layers) * (perf_counter() - started_s))
+    with progress(len(layers), "layer") as bar:
+        bar.set_description("sensitivity")
+        errors = sensitivity(probe, calibration, layers, bar.update)
+    return Ranking(errors, probe.engines, budget, fall_back(probe, calibration, errors, before, budget))
+
+
+def fall_back(
+    probe: Probe, calibration: Calibration, errors: dict[str, float], before: float, budget: float
+) -> Fallback:
+    """The fewest of the costliest layers, by `errors`, to leave an error of at most `budget`, which `before` is above.
 
     Found by bisection over their number: errors of single layers predict their rank, but not what they sum up to.
     """
     ranked = list(errors)
-    before = probe.error(calibration, set(ranked))
     too_few, enough = 0, len(ranked)  # all of them back leave no error
-    if before <= budget:
-        return Fallback((), before, before)
     after = 0.0
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        error = probe.error(calibration, set(ranked[middle:]))
+        error = probe.error(calibration, ranked[middle:])
         if error <= budget:
             enough, after = middle, error
         else:

@@ -15,7 +15,7 @@ from videossm.export.engines import engine_specs, wiring
 from videossm.export.trace import trace
 from videossm.models.config import ModelConfig
 from videossm.models.model import VideoModel
-from videossm.runtime import contract
+from videossm.runtime import Plan, contract
 from videossm.runtime.manifest import SCHEMA_VERSION, TOKENIZER_FILE
 from videossm.runtime.plan import write_manifest
 
@@ -37,14 +37,17 @@ def build_plan(
     options: BuildOptions,
     folder: Path,
     on_engine: Callable[[str], None] = lambda name: None,
-) -> None:
-    """Fills the empty `folder` with the plan of `model`; `on_engine` is called with the name of each engine made."""
+) -> Plan:
+    """Fills the empty `folder` with the plan of `model`, which it returns.
+
+    `on_engine` is called with the name of each engine made.
+    """
     tokenizer.save(str(folder / TOKENIZER_FILE))
     engines = {}
     for spec in engine_specs(model):
         engines[spec.name] = trace(spec, folder, options.lowering, options.opset)
         on_engine(spec.name)
-    write_manifest(folder, _manifest(model.config, options, engines))
+    return write_manifest(folder, _manifest(model.config, options, engines))
 
 
 def _manifest(config: ModelConfig, options: BuildOptions, engines: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from videossm.calib.cli.options import CalibrationOptions, calibration_options
 from videossm.export.output import check_out, new_plan
-from videossm.export.precision import PrecisionOptions, check_precision
+from videossm.export.precision import REPORTS, PrecisionOptions, check_precision, what_would_be_done
 from videossm.export.stages import (
     Result,
     VerificationError,
@@ -66,16 +66,28 @@ GRAPHS = Path("onnx.plan")  # where the printed commands take the graphs from th
 )
 @click.option("--verify-chunks", type=int, help="How many; enough to roll the window and read the memory if not given.")
 @click.option(
-    "--calibration", type=click.Path(path_type=Path), metavar="FILE", help="Of videossm-calibrate, not a new one."
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Read the scales from this file, which videossm-calibrate wrote, instead of recording new ones.",
 )
 @calibration_options
 @click.option(
-    "--max-error", type=float, help="Return the costliest layers to fp32 until the latents' relative error is this."
+    "--max-error",
+    type=float,
+    help="Return the costliest layers to fp32 until the relative error of a chunk's latents is at most this.",
 )
 @click.option(
-    "--report/--no-report", default=True, show_default=True, help="Measure what the precision costs, over 200 chunks."
+    "--report",
+    metavar="|".join(REPORTS),
+    help="Measure what the precision costs: short measures some chunks and every denoising step, full also 200 chunks, "
+    "what the videos show and what each layer costs. short if not given; fp32 has none.",
 )
-@click.option("--dry-run", is_flag=True, help="Check everything and say what would be made.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check the options, the model and this machine, and say what would be made.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @click.pass_context
 def export(
@@ -100,7 +112,7 @@ def export(
     calibration: Path | None,
     calibrating: CalibrationOptions,
     max_error: float | None,
-    report: bool,
+    report: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -128,7 +140,8 @@ def export(
     done.name, done.parameters = model.config.name, sum(p.numel() for p in model.parameters())
     if dry_run:
         line = f"would write {out}: {done.name}, {done.parameters / 1e6:.1f} M parameters, {backend}, {precision}"
-        done.finish(as_json, line)
+        more = what_would_be_done(wanted)
+        done.finish(as_json, f"{line}. It would {more}" if more else line)
         return
     try:
         with new_plan(out) as folder:
@@ -137,17 +150,17 @@ def export(
             for place in (graphs, fp32):
                 place.mkdir(exist_ok=True)
             with done.stage("export"):
-                trace_graphs(model, source, target, fp32)
+                plan = trace_graphs(model, source, target, fp32)
             if verify:
                 with done.stage("verify"):
-                    verify_graphs(done, fp32, model, verify_chunks, quiet=as_json)
+                    verify_graphs(done, plan, model, verify_chunks, quiet=as_json)
             del model  # two plans are about to be held in memory
             if precision != "fp32":
                 with done.stage("precision"):
-                    lower_graphs(done, wanted, fp32, graphs)
+                    plan = lower_graphs(done, wanted, plan, graphs)
             if target.builds:
                 with done.stage("build"):
-                    build_engines(done, Plan.open(graphs), target, folder, GRAPHS)
+                    build_engines(done, plan, target, folder, GRAPHS)
             done.size_bytes = _size_bytes(folder)
     except VerificationError as error:
         click.echo(str(error), err=True)
@@ -204,13 +217,16 @@ def _build_plan(
 
 
 def _said(context: click.Context, parameter: click.Parameter) -> str:
-    """The option as the user gave it: of --report/--no-report the one of the two."""
+    """The option as the user gave it: of --verify/--no-verify the one of the two."""
     off = parameter.secondary_opts and not context.params[parameter.name or ""]
     return (parameter.secondary_opts if off else parameter.opts)[0]
 
 
 def _load(checkpoint: str, random_weights: bool, changes: dict[str, Any]) -> tuple[Source, VideoModel]:
     """The model that the user names, its config changed."""
+    # PyTorch's threads must not burn the cores while they wait: where others work too, verifying `shapes` took 20 to
+    # 34 s in place of 4. It counts where nothing has imported torch yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _input_errors():
         from videossm.export.source import find_source
 

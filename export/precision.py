@@ -5,34 +5,38 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from videossm.calib.cli.options import CalibrationOptions
 from videossm.calib.cli.packages import export_packages
-from videossm.runtime.cli import progress
+from videossm.runtime.cli import progress, say
 from videossm.runtime.errors import UserError
 
 if TYPE_CHECKING:  # imports onnx: --help does without
     from videossm.calib.calibration import Calibration
-    from videossm.calib.pipeline import Request
+    from videossm.calib.pipeline import Lowered, ReportKind, Request
     from videossm.runtime import Plan
 
 QUANTISED = ("fp8", "int8")
+REPORTS = ("short", "full", "none")
 
 
 @dataclass(frozen=True)
 class PrecisionOptions:
-    """What the command line says of it. `calibration`: a file of scales; without one, they are recorded."""
+    """What the command line says of it.
+
+    `calibration`: a file of scales; without one, they are recorded. `report`: one of REPORTS, None where not given.
+    """
 
     precision: str
     calibration: Path | None
     calibrating: CalibrationOptions
     max_error: float | None
-    report: bool
+    report: str | None
 
 
 def check_precision(options: PrecisionOptions) -> None:
-    """Raises UserError for an option that the precision has no use for, or a value that is none."""
+    """Raises UserError for an option that the precision has no use for, or a value that cannot be used."""
     precision, max_error, calibrating = options.precision, options.max_error, options.calibrating
     calibrating.check(precision)
     given = calibrating.given + ["--max-error"] * (max_error is not None)
@@ -43,27 +47,49 @@ def check_precision(options: PrecisionOptions) -> None:
         raise UserError(f"{calibrating.given[0]}: got --calibration as well, expected one of them; leave one out")
     if max_error is not None and not (math.isfinite(max_error) and max_error > 0):
         raise UserError(f"--max-error: got {max_error:g}, expected more than 0, as 0.05; change it")
+    if options.report not in (None, *REPORTS):
+        raise UserError(f"--report: got {options.report}, expected one of {', '.join(REPORTS)}; choose one")
+    if precision == "fp32" and options.report not in (None, "none"):
+        raise UserError(
+            f"--report: got {options.report} with fp32, expected another --precision, which a report compares with "
+            "fp32; leave it out"
+        )
     _calibration(options)
 
 
-def make_precision(options: PrecisionOptions, fp32: Path, folder: Path) -> dict[str, str | int | float]:
-    """From the plan in `fp32` the one in the empty `folder`; returns the summary of its report, where it has one."""
-    from videossm.calib.pipeline import lower_precision
-    from videossm.runtime import Plan
+def what_would_be_done(options: PrecisionOptions) -> str:
+    """After the fp32 plan, in words that follow "It would"; empty for fp32."""
+    if options.precision == "fp32":
+        return ""
+    steps = []
+    if options.calibration:
+        steps.append(f"take the scales from {options.calibration}")
+    elif options.precision in QUANTISED:
+        steps.append(f"record scales over {options.calibrating.rollouts}")
+    report = _report(options)
+    steps.append("add no report" if report == "none" else f"add a {report} report")
+    return " and ".join(steps)
 
-    source = Plan.open(fp32)
-    report = lower_precision(source, _request(options, source), folder, progress)
-    return report.summary if report else {}
+
+def make_precision(options: PrecisionOptions, fp32: Plan, folder: Path) -> Lowered:
+    """From the plan `fp32` the one in the empty `folder`, and its report, where it has one."""
+    from videossm.calib.pipeline import lower_precision
+
+    return lower_precision(fp32, _request(options, fp32), folder, progress, say)
 
 
 def _request(options: PrecisionOptions, source: Plan) -> Request:
     from videossm.calib.pipeline import Request
 
     if options.precision not in QUANTISED:
-        return Request(options.precision, report=options.report)
+        return Request(options.precision, report=_report(options))
     calibration = _calibration(options)
     settings = None if calibration else options.calibrating.settings(source)
-    return Request(options.precision, calibration, settings, options.max_error, options.report)
+    return Request(options.precision, calibration, settings, options.max_error, _report(options))
+
+
+def _report(options: PrecisionOptions) -> ReportKind:
+    return cast("ReportKind", options.report or "short")  # checked
 
 
 def _calibration(options: PrecisionOptions) -> Calibration | None:

@@ -65,8 +65,8 @@ class Result:
         self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - started
 
 
-def trace_graphs(model: VideoModel, source: Source, target: ExportTarget, folder: Path) -> None:
-    """The fp32 plan of ONNX graphs."""
+def trace_graphs(model: VideoModel, source: Source, target: ExportTarget, folder: Path) -> Plan:
+    """The fp32 plan of ONNX graphs, in the empty `folder`."""
     from videossm.export.build import BuildOptions, build_plan
 
     with progress(4 if model.config.transformer.memory else 3, "engine") as bar:
@@ -76,14 +76,13 @@ def trace_graphs(model: VideoModel, source: Source, target: ExportTarget, folder
             bar.update()
 
         options = BuildOptions(lowering=target.graph_lowering, opset=target.opset)
-        build_plan(model, source.tokenizer, options, folder, on_engine)
+        return build_plan(model, source.tokenizer, options, folder, on_engine)
 
 
-def verify_graphs(result: Result, folder: Path, model: VideoModel, chunks: int | None, quiet: bool) -> None:
-    """Raises VerificationError unless the plan in `folder` computes what `model` does."""
+def verify_graphs(result: Result, plan: Plan, model: VideoModel, chunks: int | None, quiet: bool) -> None:
+    """Raises VerificationError unless `plan` computes what `model` does."""
     from videossm.export.verify import PIXEL_TOLERANCE, TOLERANCE, chunks_to_verify, verify
 
-    plan = Plan.open(folder)
     result.tolerance = TOLERANCE
     for error in verify(plan, model, chunks or chunks_to_verify(plan)):
         result.chunk_errors.append(error.latent)
@@ -98,9 +97,11 @@ def verify_graphs(result: Result, folder: Path, model: VideoModel, chunks: int |
             click.echo(line, err=True)
 
 
-def lower_graphs(result: Result, options: PrecisionOptions, fp32: Path, folder: Path) -> None:
-    """From the fp32 plan the one of the wanted precision."""
-    result.accuracy = make_precision(options, fp32, folder)
+def lower_graphs(result: Result, options: PrecisionOptions, fp32: Plan, folder: Path) -> Plan:
+    """From the fp32 plan the one of the wanted precision, in the empty `folder`."""
+    lowered = make_precision(options, fp32, folder)
+    result.accuracy = lowered.report.summary if lowered.report else {}
+    return lowered.plan
 
 
 def build_engines(result: Result, plan: Plan, target: ExportTarget, folder: Path, shown: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from videossm.runtime.contract import check_contract
 from videossm.runtime.errors import PlanError
-from videossm.runtime.manifest import MANIFEST_FILE, REPORT_FOLDER, SCHEMA_VERSION, TOKENIZER_FILE, Manifest
+from videossm.runtime.manifest import MANIFEST_FILE, REPORT_FOLDER, SCHEMA_VERSION, TOKENIZER_FILE, File, Manifest
 
 _BLOCK_BYTES = 1 << 20
 
@@ -53,21 +53,24 @@ class Plan:
         return self.manifest.stream.frames_per_chunk / self.manifest.stream.fps
 
 
-def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> Manifest:
-    """Hashes every file in `directory`, those in folders too, and writes manifest.json.
+def write_manifest(directory: Path, manifest: Mapping[str, Any], hashed: Mapping[str, File] | None = None) -> Plan:
+    """Hashes every file in `directory`, those in folders too, and writes manifest.json. Returns the plan, as if opened.
 
-    `manifest` is the whole manifest but for `files`. Raises PlanError when it does not hold together;
-    then nothing is written. Returns what a reader of the plan will see.
+    `manifest` is the whole manifest but for `files`. `hashed`: files by name that have not changed since their hash
+    was taken, so that it need not be taken again. Raises PlanError when the manifest does not hold together; then
+    nothing is written.
     """
-    files = {
-        path.relative_to(directory).as_posix(): {"sha256": _sha256(path), "size_bytes": path.stat().st_size}
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path != directory / MANIFEST_FILE
-    }
-    text = json.dumps({**manifest, "files": files}, indent=1) + "\n"
-    checked = _parse(text.encode())
-    (directory / MANIFEST_FILE).write_text(text, encoding="utf-8")
-    return checked
+    known = hashed or {}
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_file() and name != MANIFEST_FILE:
+            sha256 = known[name].sha256 if name in known else _sha256(path)
+            files[name] = {"sha256": sha256, "size_bytes": path.stat().st_size}
+    content = (json.dumps({**manifest, "files": files}, indent=1) + "\n").encode()
+    checked = _parse(content)
+    (directory / MANIFEST_FILE).write_bytes(content)
+    return Plan(directory, checked, hashlib.sha256(content).hexdigest())
 
 
 def _folder(path: Path) -> Path:

@@ -12,8 +12,8 @@ from videossm.runtime.errors import Problem, require_none
 from videossm.runtime.machine import BACKENDS, CUDA_BINDINGS, Machine, check_free, probe_machine
 from videossm.runtime.manifest import REPORT_FOLDER, TOKENIZER_FILE, Manifest, Target
 from videossm.runtime.plan import Plan
-from videossm.runtime.prompt import check_tokenizer
 from videossm.runtime.processor import expected_of_int8
+from videossm.runtime.prompt import check_tokenizer
 
 # Those of ONNX Runtime that run engines on a CUDA device.
 GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")

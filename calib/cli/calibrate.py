@@ -44,13 +44,14 @@ def calibrate(plan: str, out: Path, precision: str, calibrating: CalibrationOpti
     check_memory(opened)
     started = time.perf_counter()
     with progress(recorded_chunks(settings), "chunk") as bar:
+        bar.set_description("calibration")
         calibration = record(opened, cast("Precision", precision), settings, bar.update)
     calibration.save(out)
     seconds = time.perf_counter() - started
     tensors = sum(len(by_name) for by_name in calibration.tensors.values())
     if as_json:
         values = {"calibration": str(out), "precision": precision, "tensors": tensors, "seconds": seconds}
-        print_json({**values, "rollouts": len(settings.prompts), "chunks": settings.chunks})
+        print_json({**values, "rollouts": len(settings.seeds), "chunks": settings.chunks})
     else:
         click.echo(f"{out}: scales of {tensors} tensors, {precision}, in {seconds:.0f} s", err=True)
 

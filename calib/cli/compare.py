@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from videossm.calib.cli.packages import export_packages
-from videossm.runtime.cli import Command, print_json, print_text, progress
+from videossm.runtime.cli import Command, print_json, print_text, progress, say
 from videossm.runtime.errors import UserError
 from videossm.runtime.plan import Plan
 
@@ -33,7 +33,7 @@ from videossm.runtime.plan import Plan
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout.")
 def compare(a: str, b: str, out: Path, chunks: int, evaluation: bool, as_json: bool) -> None:
-    """Rolls plans A and B out side by side and reports what B costs against A."""
+    """Rolls plans A and B out side by side and makes the full report on what B costs against A."""
     if chunks < 2:
         raise UserError(f"--chunks: got {chunks}, expected 2 or more; change it")
     if not out.absolute().parent.is_dir():
@@ -42,13 +42,12 @@ def compare(a: str, b: str, out: Path, chunks: int, evaluation: bool, as_json: b
         raise UserError(f"-o: got {out}, which is a file, expected a folder or a new name; choose another")
     first, second = Plan.open(a), Plan.open(b)
     with export_packages("compare"):
-        from videossm.calib.assess import Made, assess
+        from videossm.calib.assess import Made, full_report, report_inputs
         from videossm.calib.memory import check_memory
-        from videossm.calib.pipeline import report_inputs
         from videossm.calib.report import write_report
     for plan in (first, second):
         check_memory(plan)
-    report = assess(first, second, report_inputs(first, chunks), Made(), progress, evaluation)
+    report = full_report(first, second, report_inputs(first, chunks), Made(), progress, say, evaluation)
     try:
         out.mkdir(exist_ok=True)
         write_report(report, out)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # imports onnx: --help does without
     from videossm.runtime import Plan
 
 METHODS = ("max", "percentile", "entropy", "mse")
-SIZE, CHUNKS, METHOD = 32, 24, "mse"
+SIZE, CHUNKS, METHOD = 8, 24, "mse"
+PROMPTS = 32  # all are encoded; as many as there are rollouts are rolled out
 SEED = 1_000_000  # of the first rollout: apart from those of the evaluation
 
 
@@ -42,8 +43,13 @@ class CalibrationOptions:
         given = [name for name, value in values.items() if value is not None and value is not False]
         return [f"--{name.replace('_', '-')}" for name in given]
 
+    @property
+    def rollouts(self) -> str:
+        """What would be recorded, in words."""
+        return f"{self.calibration_size or SIZE} rollouts of {self.calibration_chunks or CHUNKS} chunks"
+
     def check(self, precision: str) -> None:
-        """Raises UserError for a value that is none."""
+        """Raises UserError for a value that cannot be used."""
         prompts = self.calibration_prompts
         if prompts is not None and not os.path.exists(prompts):  # False, too, for a name that no file can have
             raise UserError(
@@ -65,15 +71,15 @@ class CalibrationOptions:
         from videossm.calib.calibration import Settings
         from videossm.calib.prompts import default_prompts, read_prompts
 
+        size = self.calibration_size or SIZE
         if self.calibration_prompts is None:
-            prompts = default_prompts(plan, self.calibration_size or SIZE, SEED)
+            prompts = default_prompts(plan, max(size, PROMPTS), SEED)
         else:
-            given = read_prompts(self.calibration_prompts, plan)
-            prompts = tuple(given[i % len(given)] for i in range(self.calibration_size or len(given)))
+            prompts = read_prompts(self.calibration_prompts, plan)
         return Settings(
             method=cast("Method", self.calibration_method or METHOD),  # checked
             prompts=prompts,
-            seeds=tuple(range(SEED, SEED + len(prompts))),
+            seeds=tuple(range(SEED, SEED + size)),
             chunks=self.calibration_chunks or CHUNKS,
             data="rollouts",
             smoothquant=self.smoothquant,
@@ -99,13 +105,16 @@ _OPTIONS = (
         "--calibration-prompts",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Prompts to roll out, one a line; the preset's own kind if not given.",
+        help="Prompts, one a line: all are encoded, and rolled out in turn. The preset's own kind if not given.",
     ),
-    click.option("--calibration-size", type=int, help=f"Rollouts to record; {SIZE}, or one for each line of the file."),
+    click.option("--calibration-size", type=int, help=f"Rollouts to record; {SIZE} if not given."),
     click.option("--calibration-chunks", type=int, help=f"Chunks of each rollout; {CHUNKS} if not given."),
     click.option("--calibration-method", help=f"One of {', '.join(METHODS)}; {METHOD} if not given."),
     click.option(
-        "--smoothquant", type=float, metavar="ALPHA", help="int8: move outliers of activations into the weights; 0.5."
+        "--smoothquant",
+        type=float,
+        metavar="ALPHA",
+        help="int8: move outliers of activations into the weights; 0.5 is usual.",
     ),
-    click.option("--quantize-attention", is_flag=True, help="Also the two products of attention."),
+    click.option("--quantize-attention", is_flag=True, help="Quantise the two products of attention as well."),
 )

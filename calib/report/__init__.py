@@ -1,7 +1,7 @@
 """The accuracy report: one JSON object, its plots and one HTML page."""
 
 from videossm.calib.report.growth import Growth
-from videossm.calib.report.schema import (
+from videossm.calib.report.parts import (
     CalibrationFacts,
     CalibrationRow,
     CosineSpread,
@@ -12,9 +12,8 @@ from videossm.calib.report.schema import (
     FallbackRound,
     Header,
     LayerSensitivity,
+    LongCourse,
     PlanFacts,
-    Report,
-    ReportError,
     Score,
     Sensitivity,
     SizePair,
@@ -25,6 +24,7 @@ from videossm.calib.report.schema import (
     StepError,
     Timing,
 )
+from videossm.calib.report.schema import FullReport, Report, ReportError, ShortReport, read_report
 from videossm.calib.report.write import write_report
 
 __all__ = [
@@ -36,14 +36,17 @@ __all__ = [
     "EngineSeconds",
     "ErrorSpread",
     "FallbackRound",
+    "FullReport",
     "Growth",
     "Header",
     "LayerSensitivity",
+    "LongCourse",
     "PlanFacts",
     "Report",
     "ReportError",
     "Score",
     "Sensitivity",
+    "ShortReport",
     "SizePair",
     "Sizes",
     "SkippedLayer",
@@ -51,5 +54,6 @@ __all__ = [
     "StateErrors",
     "StepError",
     "Timing",
+    "read_report",
     "write_report",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 
 from videossm.calib.report import tables
-from videossm.calib.report.schema import Report
+from videossm.calib.report.schema import FullReport, Report
 from videossm.calib.report.summary import step_name
 
 STYLE = """
@@ -29,6 +29,14 @@ th.text, td.text { text-align: left; padding: .3rem 1.1rem .3rem 0; }
 img { display: block; max-width: 100%; height: auto; margin: .8rem 0; }
 summary { cursor: pointer; color: #2a6fbb; font-size: .88rem; }
 """
+KINDS = {
+    "short": "A short report, without what takes hundreds of chunks; videossm-compare A B makes a full one",
+    "full": "A full report",
+}
+GROWTH = {  # what a report of each kind says of it
+    "short": "So few chunks do not say whether the error grows with the video; a full report does.",
+    "full": "A ratio of last to first near 1 says that the precision holds however long the video gets.",
+}
 
 
 def page(report: Report, pictures: Mapping[str, bytes]) -> str:
@@ -47,7 +55,7 @@ def page(report: Report, pictures: Mapping[str, bytes]) -> str:
 </head>
 <body>
 <h1>{title}</h1>
-<p class="under">{escape(f"{report.header.date}, {device.text}")}</p>
+<p class="under">{escape(f"{KINDS[report.kind]}. {report.header.date}, {device.text}")}</p>
 <div class="summary">{summary}</div>
 {sections}
 </body>
@@ -83,7 +91,8 @@ def _sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
         tables.steps_table(report),
     )
     yield from _chunk_sections(report, images)
-    yield from _judgement_sections(report)
+    if report.kind == "full":
+        yield from _judgement_sections(report)
     yield from _layer_sections(report, images)
     yield from _cost_sections(report)
 
@@ -93,8 +102,7 @@ def _chunk_sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
         "guided",
         "The error that a chunk adds",
         "Each chunk of B starts from A's states, so this is what one chunk costs, without what earlier ones did. "
-        "Good: a flat line. A ratio of last to first near 1 says that the precision holds however long the video "
-        "gets; with a PSNR above 40 dB hardly anybody sees a difference.",
+        f"Good: a flat line. {GROWTH[report.kind]} With a PSNR above 40 dB hardly anybody sees a difference.",
         images["guided.png"],
         tables.course_table(report.guided),
     )
@@ -109,7 +117,7 @@ def _chunk_sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
             images["states.png"],
             tables.states_table(report.guided),
         )
-    if report.free_running is not None:
+    if report.kind == "full" and report.free_running is not None:
         yield _section(
             "free_running",
             "Rollouts on their own",
@@ -123,7 +131,7 @@ def _chunk_sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
         )
 
 
-def _judgement_sections(report: Report) -> Iterator[str]:
+def _judgement_sections(report: FullReport) -> Iterator[str]:
     if report.evaluation:
         yield _section(
             "evaluation",
@@ -149,8 +157,8 @@ def _layer_sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
             "sensitivity",
             "What each layer costs",
             f"One layer alone is quantised, and the plan's error measured: {report.sensitivity.measure}. The "
-            "costliest layers go back to high precision until the error is within the budget. Good: few long bars, "
-            "all of them of layers sent back.",
+            "costliest layers go back to high precision until the error is within the budget; where all of them "
+            "together are within it, none is measured alone. Good: few long bars, all of them of layers sent back.",
             images.get("sensitivity.png", ""),
             tables.sensitivity_table(report.sensitivity),
         )

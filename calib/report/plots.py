@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videossm.calib.report.growth import Growth, Series
-from videossm.calib.report.schema import Course, Report, ReportError, Sensitivity, StepError
+from videossm.calib.report.parts import Course, LongCourse, Sensitivity, StepError
+from videossm.calib.report.schema import Report, ReportError
 from videossm.calib.report.summary import step_name
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def draw(report: Report) -> dict[str, bytes]:
     }
     if report.guided.states:
         pictures["states.png"] = states_png(report.guided)
-    if report.free_running is not None:
+    if report.kind == "full" and report.free_running is not None:
         pictures["free_running.png"] = course_png(report.free_running, "Two rollouts that go their own ways")
     if report.sensitivity is not None and report.sensitivity.layers:
         pictures["sensitivity.png"] = sensitivity_png(report.sensitivity)
@@ -90,13 +91,13 @@ def steps_png(steps: Sequence[StepError]) -> bytes:
 
 
 def course_png(course: Course, title: str) -> bytes:
-    """Relative error of the latents over the chunks with its growth, and below it the frames' PSNR."""
+    """Relative error of the latents over the chunks, if long with its growth, and below it the frames' PSNR."""
     with _style():
         figure = _figure(5.6)
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
         errors = _array(course.relative_error)
         _line(upper, errors, BLUE)
-        if course.growth is not None:
+        if isinstance(course, LongCourse) and course.growth is not None:
             _ends(upper, course.growth, course.chunks)
         _scale(upper, errors)
         upper.set(title=title, ylabel="relative error of latents")

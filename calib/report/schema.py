@@ -1,298 +1,52 @@
-"""report.json as validated models: what a plan of lower precision costs against the fp32 plan of the same model.
+"""report.json as validated models, short or full: what a plan of lower precision costs against the fp32 plan.
 
-A is the fp32 plan, B the plan that is judged. A relative error is ||b - a|| / ||a||, a cosine that of both as flat
-vectors. A `Series` has one value a chunk: None where it is undefined (a state of A that is still zero, the PSNR of
-equal frames). NaN and infinity are refused: a plan that makes them has no report.
+What it consists of, and what its figures mean, is in `videossm.calib.report.parts`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from videossm.calib.report.growth import Growth, Series, growth, mean
+from videossm.calib.report.growth import mean
+from videossm.calib.report.parts import (
+    CalibrationRow,
+    Course,
+    Header,
+    LongCourse,
+    Name,
+    Part,
+    Score,
+    Sensitivity,
+    Sizes,
+    SkippedLayer,
+    Speed,
+    StepError,
+)
 from videossm.calib.report.summary import summarise
 from videossm.runtime.errors import UserError
-
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Error = Annotated[float, Field(ge=0)]
-Cosine = Annotated[float, Field(ge=-1.0001, le=1.0001)]  # rounding may pass 1 by a little
-Percent = Annotated[float, Field(ge=0, le=100)]
-Count = Annotated[int, Field(ge=0)]
-Errors = tuple[Error | None, ...]
-Cosines = tuple[Cosine | None, ...]
 
 
 class ReportError(UserError):
     """A report that is damaged or of another version, or that cannot be drawn."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Device(_Part):
-    """`name`: the CPU's model as the system calls it; `features`: those of it that decide how int8 is computed."""
-
-    name: Name
-    threads: PositiveInt
-    features: tuple[Name, ...] = ()
-
-    @property
-    def text(self) -> str:
-        return ", ".join([self.name, f"{self.threads} threads", *([" ".join(self.features)] if self.features else [])])
-
-
-class PlanFacts(_Part):
-    """`identity` is None for the plan that the report lies in: it is the hash of a manifest that lists the report."""
-
-    name: Name
-    precision: Name
-    backend: Name
-    identity: Name | None = None
-
-
-class CalibrationFacts(_Part):
-    """What scales came from. `data`: such as rollouts or random inputs; `rollouts`, `chunks` of each: how many."""
-
-    method: Name
-    data: Name
-    rollouts: Count
-    chunks: Count
-    smoothquant_alpha: float | None
-    quantize_attention: bool
-
-
-class Header(_Part):
-    """What was compared, on what, with which inputs. `date`: ISO 8601."""
-
-    date: Name
-    device: Device
-    a: PlanFacts
-    b: PlanFacts
-    calibration: CalibrationFacts | None
-    prompts: tuple[str, ...]
-    seeds: tuple[Count, ...]
-
-    @model_validator(mode="after")
-    def _is_a_date(self) -> Header:
-        datetime.fromisoformat(self.date)
-        return self
-
-
-class ErrorSpread(_Part):
-    """Over the chunks: the mean, and the largest with its chunk."""
-
-    mean: Error
-    worst: Error
-    worst_chunk: Count
-
-
-class CosineSpread(_Part):
-    """Over the chunks: the mean, and the smallest with its chunk."""
-
-    mean: Cosine
-    worst: Cosine
-    worst_chunk: Count
-
-
-class StepError(_Part):
-    """The velocity at one noise level, from the same inputs; the last is the commit, at 0: its keys and values."""
-
-    index: Count
-    sigma: Annotated[float, Field(ge=0)]
-    relative_error: ErrorSpread
-    cosine: CosineSpread
-
-    @property
-    def is_commit(self) -> bool:
-        return self.sigma == 0
-
-
-class StateErrors(_Part):
-    """One state by chunk. `kind`: such as "window keys", "window values", "memory"; `layer`: counted from 0."""
-
-    kind: Name
-    layer: Count
-    relative_error: Errors
-    cosine: Cosines
-
-
-class Course(_Part):
-    """B against A, chunk by chunk: clean latents, frames (PSNR in dB over 8 bits), and every state after the commit."""
-
-    relative_error: Annotated[Errors, Field(min_length=1)]
-    cosine: Cosines
-    psnr_db: tuple[float | None, ...]
-    states: tuple[StateErrors, ...]
-
-    @property
-    def chunks(self) -> int:
-        return len(self.relative_error)
-
-    @property
-    def growth(self) -> Growth | None:
-        """Of the latents' error."""
-        return growth(self.relative_error)
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Of the states, in their first order."""
-        return tuple(dict.fromkeys(state.kind for state in self.states))
-
-    def of_kind(self, kind: str) -> tuple[StateErrors, ...]:
-        return tuple(state for state in self.states if state.kind == kind)
-
-    @model_validator(mode="after")
-    def _one_value_a_chunk(self) -> Course:
-        series: list[tuple[str, Series]] = [("cosine", self.cosine), ("psnr_db", self.psnr_db)]
-        for state in self.states:
-            series.append((f"{state.kind} {state.layer} relative_error", state.relative_error))
-            series.append((f"{state.kind} {state.layer} cosine", state.cosine))
-        for name, values in series:
-            if len(values) != self.chunks:
-                raise ValueError(f"{name}: got {len(values)} chunks, expected {self.chunks} as in relative_error")
-        return self
-
-
-class Score(_Part):
-    """How many of `videos` are as their prompt asks in one respect, `name` (colour, ..), looked at `at` (5 s, ..)."""
-
-    at: Name
-    name: Name
-    a_percent: Percent
-    b_percent: Percent
-    videos: PositiveInt
-
-    @property
-    def loss_points(self) -> float:
-        """What B loses; negative where it is better."""
-        return self.a_percent - self.b_percent
-
-
-class LayerSensitivity(_Part):
-    """`error`: when this layer alone is quantised. `rank`: 1 costs most. `kept`: the precision that it has in B."""
-
-    layer: Name
-    engine: Name
-    error: Error
-    rank: PositiveInt
-    kept: Name
-    reason: str
-
-
-class FallbackRound(_Part):
-    """Layers that went back to high precision together, and the error of the plan before and after."""
-
-    layers: tuple[Name, ...]
-    error_before: Error
-    error_after: Error
-
-
-class Sensitivity(_Part):
-    """`measure`: what every error here is, in words. `budget`: what the plan's may be; None: no fallback was asked."""
-
-    measure: Name
-    layers: tuple[LayerSensitivity, ...]
-    budget: Error | None
-    fallback: tuple[FallbackRound, ...]
-
-    @property
-    def ranked(self) -> tuple[LayerSensitivity, ...]:
-        return tuple(sorted(self.layers, key=lambda layer: layer.rank))
-
-
-class SkippedLayer(_Part):
-    """A layer that was never a candidate."""
-
-    layer: Name
-    engine: Name
-    reason: Name
-
-
-class SizePair(_Part):
-    """0 where a plan has no such file."""
-
-    a_bytes: Count
-    b_bytes: Count
-
-    @property
-    def ratio(self) -> float | None:
-        """B's of A's; None where A has nothing."""
-        return self.b_bytes / self.a_bytes if self.a_bytes else None
-
-
-class Sizes(_Part):
-    """`files` by name; `quantised_weights`: of the layers that B has in low precision, scales included."""
-
-    files: Annotated[dict[Name, SizePair], Field(min_length=1)]
-    quantised_weights: SizePair | None
-
-    @property
-    def total(self) -> SizePair:
-        pairs = self.files.values()
-        return SizePair(a_bytes=sum(pair.a_bytes for pair in pairs), b_bytes=sum(pair.b_bytes for pair in pairs))
-
-
-class Timing(_Part):
-    """Of one chunk."""
-
-    min_ms: PositiveFloat
-    median_ms: PositiveFloat
-
-
-class EngineSeconds(_Part):
-    """What one engine took over all timed chunks."""
-
-    a_s: Annotated[float, Field(ge=0)]
-    b_s: Annotated[float, Field(ge=0)]
-
-
-class Speed(_Part):
-    """A and B in one run, in turns, chunk by chunk."""
-
-    chunks: PositiveInt
-    a: Timing
-    b: Timing
-    engines: dict[Name, EngineSeconds]
-
-    @property
-    def speedup(self) -> float:
-        """A's median time of B's: above 1, B is faster."""
-        return self.a.median_ms / self.b.median_ms
-
-
-class CalibrationRow(_Part):
-    """One way to calibrate. `worst_step_cosine`: mean cosine of `Report.worst_step`; `scores`: percent by name."""
-
-    data: Name
-    method: Name
-    worst_step_cosine: Cosine
-    guided_error: Error
-    scores: dict[Name, Percent]
-
-
-class Report(_Part):
-    """The whole of report.json. A part that is None or empty is not shown.
+class _Report(Part):
+    """What reports of both kinds have. A part that is None or empty is not shown.
 
     `guided`: each chunk of B starts from A's state, so it shows what one chunk adds; its `states` are those that B
-    keeps of its own when it is given A's clean latents. `free_running`: B has its own trajectory. `summary`: labels
-    and what stands beside them, for `videossm-inspect` and the top of the page; made of the other parts where it is
-    left empty.
+    keeps of its own when it is given A's clean latents. `summary`: labels and what stands beside them, for
+    `videossm-inspect` and the top of the page; made of the other parts where it is left empty.
     """
 
-    schema_version: Literal[1] = 1
-    summary: dict[Name, str | int | float] = {}
+    schema_version: Literal[2] = 2
+    summary: dict[Name, str | int | float] = Field(default_factory=dict)
     header: Header
     steps: Annotated[tuple[StepError, ...], Field(min_length=2)]
     guided: Course
-    free_running: Course | None = None
-    evaluation: tuple[Score, ...] = ()
-    calibration_comparison: tuple[CalibrationRow, ...] = ()
     sensitivity: Sensitivity | None = None
     skipped: tuple[SkippedLayer, ...] = ()
     sizes: Sizes
@@ -309,26 +63,46 @@ class Report(_Part):
         return mean(self.guided.relative_error)
 
     @model_validator(mode="after")
-    def _check_and_summarise(self) -> Report:
+    def _check_and_summarise(self) -> _Report:
         if not self.steps[-1].is_commit:
             raise ValueError(f"steps: got sigma {self.steps[-1].sigma} as the last, expected the commit's, 0")
         if not self.summary:
-            object.__setattr__(self, "summary", summarise(self))
+            object.__setattr__(self, "summary", summarise(cast("Report", self)))  # of one kind or the other
         return self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return self.model_dump(mode="json")
 
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Report:
-        """Raises ReportError, naming the field, for anything missing, unknown or of another type."""
-        try:
-            return Report.model_validate_json(json.dumps(values))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "the whole"
-            got = repr(first["input"])
-            got = got if len(got) <= 60 else got[:57] + "..."
-            message = f"report.json: {field}: got {got}, expected: {first['msg']}; write the report again"
-            raise ReportError(message) from None
+
+class ShortReport(_Report):
+    """The whole of a short report.json: some chunks past the window, of which nothing says whether an error grows."""
+
+    kind: Literal["short"] = "short"
+
+
+class FullReport(_Report):
+    """The whole of a full report.json. `free_running`: B has its own trajectory."""
+
+    kind: Literal["full"] = "full"
+    guided: LongCourse
+    free_running: LongCourse | None = None
+    evaluation: tuple[Score, ...] = ()
+    calibration_comparison: tuple[CalibrationRow, ...] = ()
+
+
+Report = ShortReport | FullReport
+_READER: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
+
+
+def read_report(values: Mapping[str, Any]) -> Report:
+    """From plain JSON types. Raises ReportError, naming the field, for what is missing, unknown or of another type."""
+    try:
+        return _READER.validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:]) or "the whole"  # the first names the kind
+        got = repr(first["input"])
+        got = got if len(got) <= 60 else got[:57] + "..."
+        message = f"report.json: {field}: got {got}, expected: {first['msg']}; write the report again"
+        raise ReportError(message) from None

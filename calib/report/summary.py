@@ -7,27 +7,30 @@ from typing import TYPE_CHECKING
 from videossm.calib.report.growth import mean
 
 if TYPE_CHECKING:  # schema.py makes a report's summary with this module
-    from videossm.calib.report.schema import Report, Score, SizePair, StepError
+    from videossm.calib.report.parts import Score, SizePair, StepError
+    from videossm.calib.report.schema import Report
 
 NONE = "-"
 
 
 def summarise(report: Report) -> dict[str, str | int | float]:
     """Labels and texts, the most telling first; parts that the report lacks are left out."""
-    header, growth, worst = report.header, report.guided.growth, report.worst_step
+    header, worst = report.header, report.worst_step
     lines: dict[str, str | int | float] = {
         "precision": f"{header.b.precision} against {header.a.precision}",
+        "measured": f"{len(header.seeds)} rollouts of {report.guided.chunks} chunks, {report.kind} report",
         "worst step": f"{step_name(worst)}: cosine {cosine(worst.cosine.mean)}, "
         f"relative error {figure(worst.relative_error.mean)}",
         "error a chunk adds": f"{figure(report.guided_error)} of the latents, mean of {report.guided.chunks} chunks",
     }
-    if growth is not None:
+    if report.kind == "full" and (growth := report.guided.growth) is not None:
         lines["growth of that error"] = f"{ratio(growth.ratio)} from the first to the last {growth.chunks} chunks"
     psnr_db = mean(report.guided.psnr_db)
     if psnr_db is not None:
         lines["frames"] = f"PSNR {psnr_db:.1f} dB"
-    for at in dict.fromkeys(score.at for score in report.evaluation):
-        lines[f"evaluation, {at}"] = _scores([score for score in report.evaluation if score.at == at])
+    if report.kind == "full":
+        for at in dict.fromkeys(score.at for score in report.evaluation):
+            lines[f"evaluation, {at}"] = _scores([score for score in report.evaluation if score.at == at])
     lines["size"] = _sizes(report.sizes.total)
     if report.sizes.quantised_weights is not None:
         lines["quantised weights"] = _sizes(report.sizes.quantised_weights)
@@ -35,8 +38,9 @@ def summarise(report: Report) -> dict[str, str | int | float]:
         a, b = report.speed.a, report.speed.b
         lines["speed"] = f"{ratio(report.speed.speedup)}, {a.median_ms:.1f} to {b.median_ms:.1f} ms a chunk"
     if report.sensitivity is not None:
-        back = sum(layer.kept != header.b.precision for layer in report.sensitivity.layers)
-        lines["layers kept back"] = f"{back} of {len(report.sensitivity.layers)}"
+        back = sum(len(fallback.layers) for fallback in report.sensitivity.fallback)
+        ranked = len(report.sensitivity.layers)
+        lines["layers kept back"] = f"{back} of {ranked}" if ranked else "none, as all of them hold the budget"
     lines["measured on"] = header.device.text
     return lines
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from videossm.calib.report.growth import Growth, Series, growth, mean
-from videossm.calib.report.schema import (
+from videossm.calib.report.growth import Series, growth, mean
+from videossm.calib.report.parts import (
     CalibrationRow,
     Course,
     Header,
+    LongCourse,
     PlanFacts,
-    Report,
     Score,
     Sensitivity,
     SizePair,
     Sizes,
     SkippedLayer,
     Speed,
-    StateErrors,
 )
+from videossm.calib.report.schema import Report
 from videossm.calib.report.summary import NONE, cosine, figure, points, ratio, size
 
 
@@ -75,13 +75,16 @@ def steps_table(report: Report) -> str:
 
 
 def course_table(course: Course) -> str:
-    """Mean, worst chunk and growth of what a chunk's latents and frames lose."""
-    ends = _ends(course.growth)
-    columns = ["", "mean", "worst", "at chunk", f"first {ends}", f"last {ends}", "last / first", "per 100 chunks"]
+    """Mean and worst chunk of what a chunk's latents and frames lose, and of a long course the growth."""
+    columns, along = ["", "mean", "worst", "at chunk"], _along
+    if isinstance(course, LongCourse):
+        ends = "" if course.growth is None else str(course.growth.chunks)
+        columns += [f"first {ends}", f"last {ends}", "last / first", "per 100 chunks"]
+        along = _along_with_growth
     rows = [
-        _along("relative error, latents", course.relative_error, max, figure),
-        _along("cosine, latents", course.cosine, min, cosine),
-        _along("PSNR, frames, dB", course.psnr_db, min, lambda value: NONE if value is None else f"{value:.1f}"),
+        along("relative error, latents", course.relative_error, max, figure),
+        along("cosine, latents", course.cosine, min, cosine),
+        along("PSNR, frames, dB", course.psnr_db, min, lambda value: NONE if value is None else f"{value:.1f}"),
     ]
     return table(columns, rows)
 
@@ -97,15 +100,18 @@ def states_table(course: Course) -> str:
         cosines = [mean(state.cosine) for state in states]
         row = [kind, figure(mean(list(errors.values()))), figure(errors[worst]), str(worst)]
         rows.append([*row, cosine(mean(cosines)), cosine(min((c for c in cosines if c is not None), default=None))])
-    return table(columns, rows) + details("every state", _layers_table(course.states))
+    return table(columns, rows) + details("every state", _layers_table(course))
 
 
-def _layers_table(states: Iterable[StateErrors]) -> str:
-    columns = ["state", "layer", "relative error", "worst", "at chunk", "first", "last", "last / first"]
+def _layers_table(course: Course) -> str:
+    columns, along = ["state", "layer", "relative error", "worst", "at chunk"], _along
+    if isinstance(course, LongCourse):
+        columns += ["first", "last", "last / first", "per 100 chunks"]
+        along = _along_with_growth
     rows = []
-    for state in states:
-        name, *figures = _along(state.kind, state.relative_error, max, figure)
-        rows.append([name, str(state.layer), *figures[:-1], cosine(mean(state.cosine))])
+    for state in course.states:
+        name, *figures = along(state.kind, state.relative_error, max, figure)
+        rows.append([name, str(state.layer), *figures, cosine(mean(state.cosine))])
     return table([*columns, "cosine"], rows)
 
 
@@ -141,6 +147,8 @@ def sensitivity_table(sensitivity: Sensitivity) -> str:
         [str(layer.rank), layer.layer, layer.engine, layer.kept, layer.reason, figure(layer.error)]
         for layer in sensitivity.ranked
     ]
+    if not rows:
+        return text
     every = table(["rank", "layer", "engine", "kept in", "reason", "error alone"], rows, texts=5)
     return text + details(f"all {len(rows)} layers", every)
 
@@ -173,17 +181,20 @@ def speed_table(speed: Speed) -> str:
 def _along(
     name: str, series: Series, worse: Callable[[Iterable[float]], float], text: Callable[[float | None], str]
 ) -> list[str]:
-    """A row: mean, worst and its chunk, means at both ends, their ratio, slope."""
+    """A row: mean, worst and its chunk."""
     values = [value for value in series if value is not None]
     if not values:
-        return [name, *[NONE] * 7]
-    worst, ends = worse(values), growth(series)
-    row = [name, text(mean(series)), text(worst), str(list(series).index(worst))]
+        return [name, *[NONE] * 3]
+    worst = worse(values)
+    return [name, text(mean(series)), text(worst), str(list(series).index(worst))]
+
+
+def _along_with_growth(
+    name: str, series: Series, worse: Callable[[Iterable[float]], float], text: Callable[[float | None], str]
+) -> list[str]:
+    """The same row, and means at both ends, their ratio, slope."""
+    row, ends = _along(name, series, worse, text), growth(series)
     if ends is None:
         return [*row, *[NONE] * 4]
     grown = ratio(ends.ratio) if worse is max else ""  # what should be large tells nothing by its ratio
     return [*row, text(ends.first), text(ends.last), grown, f"{ends.slope_per_100_chunks:+.2g}"]
-
-
-def _ends(ends: Growth | None) -> str:
-    return "" if ends is None else str(ends.chunks)

@@ -56,6 +56,11 @@ def drop_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def say(line: str) -> None:
+    """One line on stderr, for whoever waits."""
+    click.echo(line, err=True)
+
+
 def progress(total: int | None, unit: str, initial: int = 0) -> Any:
     """A tqdm bar on stderr; nothing at all where stderr is no terminal."""
     from tqdm import tqdm

@@ -185,20 +185,30 @@ def scale_weight() -> Callable[..., Callable[[ModelProto], None]]:
 
 @dataclass
 class Bars:
-    """Progress that remembers: (unit, total, updates) of every bar."""
+    """Progress that remembers: (unit, total, what it has counted) of every bar, and the stages that they named."""
 
     seen: list[tuple[str, int, int]] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
     def __call__(self, total: int, unit: str) -> Iterator[Bars]:
         self.seen.append((unit, total, 0))
         yield self
 
-    def update(self) -> None:
-        unit, total, updates = self.seen[-1]
-        self.seen[-1] = (unit, total, updates + 1)
+    def update(self, n: int = 1) -> None:
+        unit, total, counted = self.seen[-1]
+        self.seen[-1] = (unit, total, counted + n)
+
+    def set_description(self, desc: str) -> None:
+        self.stages.append(desc)
 
 
 @pytest.fixture
 def bars() -> Bars:
     return Bars()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """The lines that were said: `said.append` says one."""
+    return []

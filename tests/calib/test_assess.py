@@ -8,10 +8,22 @@ import numpy as np
 import pytest
 
 from videossm.calib import assess as module
-from videossm.calib.assess import CompareError, Inputs, Made, assess, check_comparable, contender
+from videossm.calib import sensitivity
+from videossm.calib.assess import (
+    CompareError,
+    Inputs,
+    Made,
+    check_comparable,
+    full_report,
+    report_inputs,
+    short_inputs,
+    short_report,
+)
+from videossm.calib.cli.options import SEED, SIZE
 from videossm.calib.evaluate import Share
 from videossm.calib.plans import candidates, write_half, write_quantized
-from videossm.runtime import Plan, Rollout
+from videossm.calib.sensitivity import Fallback, Ranking
+from videossm.runtime import Rollout
 
 INPUTS = Inputs(("red circle", "blue square"), (5, 6), chunks=5)
 
@@ -20,41 +32,43 @@ INPUTS = Inputs(("red circle", "blue square"), (5, 6), chunks=5)
 def short(monkeypatch):
     monkeypatch.setattr(module, "WARM_CHUNKS", 1)
     monkeypatch.setattr(module, "TIMED_CHUNKS", 3)
+    monkeypatch.setattr(module, "PACE_CHUNKS", 1)
+    monkeypatch.setattr(sensitivity, "STARTS", (0,))
+    monkeypatch.setattr(sensitivity, "CHUNKS", 1)
 
 
 @pytest.fixture(scope="module")
 def int8_plan(test_plan, int8_calibration, tmp_path_factory):
     folder = tmp_path_factory.mktemp("int8")
-    write_quantized(test_plan, int8_calibration, {linear.name for linear in candidates(test_plan)[0]}, folder)
-    return Plan.open(folder)
+    return write_quantized(test_plan, int8_calibration, {linear.name for linear in candidates(test_plan)[0]}, folder)
 
 
 @pytest.fixture(scope="module")
 def fp16_plan(test_plan, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fp16")
-    write_half(test_plan, "fp16", folder)
-    return Plan.open(folder)
+    return write_half(test_plan, "fp16", folder)
 
 
-def test_a_report_of_a_quantised_plan(test_plan, int8_plan, int8_calibration, bars):
+@pytest.fixture
+def made(test_plan, int8_calibration):
+    """How the int8 plan was made, without attention's products."""
     linears, _, skipped = candidates(test_plan)
-    report = assess(test_plan, int8_plan, INPUTS, Made(int8_calibration, linears, skipped), bars)
-    assert bars.seen == [("chunk", 5, 5)] * 2
+    return Made(int8_calibration, [linear.name for linear in linears], linears, skipped)
+
+
+def check_common_parts(report, test_plan, int8_plan, made):
     assert [step.sigma for step in report.steps] == [*test_plan.manifest.sampler.sigmas, 0.0]
     assert all(0 < step.relative_error.mean <= step.relative_error.worst for step in report.steps)
     assert all(step.cosine.worst <= step.cosine.mean < 1 for step in report.steps)
-    for course in (report.guided, report.free_running):
-        assert (course.chunks, all(error > 0 for error in course.relative_error)) == (5, True)
-        assert all(psnr_db > 20 for psnr_db in course.psnr_db)
+    assert (report.guided.chunks, all(error > 0 for error in report.guided.relative_error)) == (5, True)
+    assert all(psnr_db > 20 for psnr_db in report.guided.psnr_db)
     assert {state.kind for state in report.guided.states} > {"window keys", "window values", "memory"}
     assert report.header.a.identity == test_plan.identity
     assert (report.header.b.precision, report.header.prompts, report.header.seeds) == ("int8", *inputs_of(INPUTS))
     assert report.header.calibration.rollouts == 2 and report.header.calibration.quantize_attention
-    assert len(report.skipped) == len(skipped)
-    assert report.evaluation == (), "nobody can judge what this plan shows"
+    assert len(report.skipped) == len(made.skipped)
     assert report.speed.chunks == 3 and set(report.speed.engines) == {"text_encoder", "step", "memory", "decoder"}
-    fp32 = sum(4 * np.prod(linear.shape) for linear in linears)
-    assert report.sizes.quantised_weights.a_bytes == fp32
+    assert report.sizes.quantised_weights.a_bytes == sum(4 * np.prod(linear.shape) for linear in made.quantised)
     assert 0.25 < report.sizes.quantised_weights.ratio < 0.35
     assert report.sizes.files["calibration.json"].a_bytes == 0
     assert report.sizes.files["decoder.onnx"].ratio == 1
@@ -65,8 +79,67 @@ def inputs_of(inputs):
     return inputs.prompts, inputs.seeds
 
 
-def test_a_plan_against_itself(test_plan, bars):
-    report = assess(test_plan, test_plan, replace(INPUTS, chunks=4), Made(), bars)
+def test_a_short_report_of_a_quantised_plan(test_plan, int8_plan, made, bars, said):
+    report = short_report(test_plan, int8_plan, INPUTS, made, bars, said.append)
+    check_common_parts(report, test_plan, int8_plan, made)
+    assert report.sensitivity is None
+    total = 2 * 3 * 5 + 2 * (1 + 3)
+    assert bars.seen == [("chunk", total, total)], "A, one pass after the other through B, B from A's states"
+    assert bars.stages == ["rollout 1 of 2", "rollout 2 of 2", "speed"]
+    assert said == [], "it is not long"
+
+
+def test_a_full_report_of_a_quantised_plan(test_plan, int8_plan, made, bars, said):
+    report = full_report(test_plan, int8_plan, INPUTS, made, bars, said.append)
+    check_common_parts(report, test_plan, int8_plan, made)
+    assert (report.free_running.chunks, all(error > 0 for error in report.free_running.relative_error)) == (5, True)
+    assert report.evaluation == (), "nobody can judge what this plan shows"
+    assert {layer.layer for layer in report.sensitivity.layers} == set(made.layers)
+    assert [layer.rank for layer in report.sensitivity.layers] == list(range(1, 1 + len(made.layers)))
+    errors = [layer.error for layer in report.sensitivity.layers]
+    assert errors == sorted(errors, reverse=True)
+    assert {layer.kept for layer in report.sensitivity.layers} == {"int8"}
+    total = 2 * 4 * 5 + 2 * (1 + 3) + 2 * len(made.layers)
+    assert bars.seen == [("chunk", total, total)]
+    assert bars.stages == ["rollout 1 of 2", "rollout 2 of 2", "sensitivity", "speed"]
+
+
+def test_layers_that_are_ranked_already_are_not_ranked_again(test_plan, int8_plan, made, bars, said):
+    errors = {name: 1 / rank for rank, name in enumerate(made.layers, 1)}
+    first = made.layers[0]
+    ranking = Ranking(errors, dict.fromkeys(made.layers, "step"), 0.3, Fallback((first,), 0.5, 0.25))
+    for kind in (short_report, full_report):
+        table = kind(test_plan, int8_plan, INPUTS, replace(made, ranking=ranking), bars, said.append).sensitivity
+        assert {layer.layer: layer.error for layer in table.layers} == errors
+        assert [layer.layer for layer in table.layers if layer.kept == "fp32"] == [first]
+        assert (table.budget, table.fallback[0].error_before, table.fallback[0].error_after) == (0.3, 0.5, 0.25)
+    assert "sensitivity" not in bars.stages
+
+
+def test_a_budget_that_held_is_ranked_by_a_full_report_only(test_plan, int8_plan, made, bars, said):
+    held = replace(made, layers=made.layers[:2], ranking=Ranking({}, {}, 0.3, Fallback((), 0.1, 0.1)))
+    held = replace(held, ranking=replace(held.ranking, engines=dict.fromkeys(made.layers, "step")))
+    tables = [
+        kind(test_plan, int8_plan, INPUTS, held, bars, said.append).sensitivity for kind in (short_report, full_report)
+    ]
+    assert [len(table.layers) for table in tables] == [0, 2]
+    assert [table.fallback[0].error_before for table in tables] == [0.1, 0.1]
+
+
+def test_long_reports_are_announced(test_plan, int8_plan, made, bars, said, monkeypatch):
+    """From the time that a few chunks take: a second each, here."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(module, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(module, "_speed", lambda *arguments: None)
+    short_report(test_plan, int8_plan, INPUTS, made, bars, said.append)
+    assert said == [], "38 chunks in thirds of a second"
+    full_report(test_plan, int8_plan, replace(INPUTS, chunks=20), made, bars, said.append)
+    chunks = 2 * 4 * 20 + 2 * (1 + 3) + 2 * len(made.layers)
+    assert said == [f"report: about {chunks / 4:.0f} seconds on this machine"]
+
+
+def test_a_plan_against_itself(test_plan, bars, said):
+    report = full_report(test_plan, test_plan, replace(INPUTS, chunks=4), Made(), bars, said.append)
     assert all(step.relative_error.worst == 0 for step in report.steps)
     for course in (report.guided, report.free_running):
         assert set(course.relative_error) == {0.0}
@@ -75,51 +148,49 @@ def test_a_plan_against_itself(test_plan, bars):
 
 
 @pytest.mark.parametrize("sides", ["fp32 fp16", "fp16 fp32", "fp16 int8"])
-def test_half_precision_on_either_side(test_plan, fp16_plan, int8_plan, bars, sides):
+def test_half_precision_on_either_side(test_plan, fp16_plan, int8_plan, bars, said, sides):
     plans = {"fp32": test_plan, "fp16": fp16_plan, "int8": int8_plan}
-    report = assess(*(plans[side] for side in sides.split()), replace(INPUTS, chunks=2), Made(), bars)
+    pair = (plans[side] for side in sides.split())
+    report = short_report(*pair, replace(INPUTS, chunks=2), Made(), bars, said.append)
     assert 0 < report.guided_error < 0.1
     assert report.speed is None, "the emulation's speed says nothing"
+    assert bars.seen == [("chunk", 12, 12)]
 
 
-def test_an_emulated_contender(fp16_plan, tmp_path):
-    """Its graphs and its manifest are of fp32, its values rounded."""
-    side = contender(fp16_plan, tmp_path / "fp16")
-    assert (side.precision, set(side.files)) == ("fp32", {"text_encoder", "step", "memory", "decoder"})
-    engines = [engine for _, engine in side.plan.manifest.engines.items()]
-    dtypes = {tensor.dtype for engine in engines for tensor in (*engine.inputs, *engine.outputs)}
-    assert dtypes == {"float32", "int64", "uint8"}
-    rollout = side.rollout("red circle", 4)
-    next(rollout)
-    keys = rollout.snapshot().tensors["window/present.0.key"]
-    assert keys.any() and np.array_equal(keys, keys.astype(np.float16).astype(np.float32))
+def test_a_short_report_goes_past_the_window_and_reads_the_memory(test_plan):
+    stream, inputs = test_plan.manifest.stream, short_inputs(test_plan)
+    assert inputs.chunks > stream.window_frames // stream.chunk_frames + 10
+    assert len(inputs.prompts) == len(inputs.seeds) == 2
 
 
-def test_a_plan_that_runs_as_it_is(int8_plan, tmp_path):
-    side = contender(int8_plan, tmp_path / "int8")
-    assert (side.plan, side.precision, dict(side.files)) == (int8_plan, "int8", {})
-    assert not (tmp_path / "int8").exists()
+def test_a_report_sees_nothing_of_what_calibrates_by_default(test_plan):
+    inputs = report_inputs(test_plan, 7)
+    assert (len(inputs.prompts), len(inputs.seeds), inputs.chunks) == (2, 2, 7)
+    assert not set(inputs.seeds) & set(range(SEED, SEED + SIZE))
+    assert inputs == report_inputs(test_plan, 7)
 
 
-def test_both_plans_are_evaluated_while_their_files_are_there(test_plan, fp16_plan, bars, monkeypatch):
+def test_both_plans_are_evaluated_while_their_files_are_there(test_plan, fp16_plan, bars, said, monkeypatch):
     """A rollout of each, from the backend that the evaluation is given: for fp16 that of the emulation."""
     given = []
 
-    def evaluate(plan, on_video, backend):
+    def evaluate(plan, on_chunk, backend):
         next(Rollout(plan, "red circle", backend=backend()))
-        on_video()
+        on_chunk()
         given.append(backend()._threads)
         return {("5 s", "colour"): Share(100.0 - 25 * len(given), 4)}
 
     monkeypatch.setattr(module, "can_evaluate", lambda plan: True)
-    monkeypatch.setattr(module, "evaluation_videos", lambda plan: 1)
+    monkeypatch.setattr(module, "evaluation_chunks", lambda plan: 1)
     monkeypatch.setattr(module, "evaluate", evaluate)
-    report = assess(test_plan, fp16_plan, Inputs(("red",), (1,), 2), Made(), bars)
+    pair, inputs = (test_plan, fp16_plan), Inputs(("red",), (1,), 2)
+    report = full_report(*pair, inputs, Made(), bars, said.append)
     assert given == [1, 1], "one thread each: rollouts run side by side"
-    assert bars.seen[1:] == [("video", 1, 1)] * 2
+    assert bars.seen == [("chunk", 10, 10)]
+    assert bars.stages == ["rollout 1 of 1", "evaluation of A", "evaluation of B"]
     (score,) = report.evaluation
     assert (score.at, score.name, score.a_percent, score.b_percent, score.videos) == ("5 s", "colour", 75, 50, 4)
-    assert not assess(test_plan, fp16_plan, Inputs(("red",), (1,), 2), Made(), bars, evaluation=False).evaluation
+    assert not full_report(*pair, inputs, Made(), bars, said.append, evaluation=False).evaluation
 
 
 @pytest.mark.parametrize(

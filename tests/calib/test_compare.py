@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from videossm.calib.backend import TappedBackend
-from videossm.calib.compare import Contender, _States, _StepErrors, difference, measure, psnr_db
+from videossm.calib.compare import Comparison, _States, _StepErrors, difference, psnr_db
+from videossm.calib.contender import Contender
 from videossm.calib.record import RecordingError, passes
 from videossm.models.presets import test as small_preset
 from videossm.models.step import Step
@@ -27,7 +29,7 @@ BIAS_SHARE = 0.03  # of the values, whose weight the perturbed plan scales and w
 @pytest.fixture(scope="module")
 def itself(test_plan):
     side = Contender(test_plan, "fp32")
-    return list(measure(side, side, PROMPT, SEED, CHUNKS))
+    return list(Comparison(side, side, PROMPT, free_running=True).errors(PROMPT, SEED, CHUNKS))
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +41,19 @@ def perturbed_plan(altered, scale_weight, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def perturbed(test_plan, perturbed_plan):
-    """Long enough to tell what grows."""
+    """Long enough to tell what grows; not the first rollout of the comparison."""
     sides = Contender(test_plan, "fp32"), Contender(perturbed_plan, "fp32")
-    return list(measure(*sides, PROMPT, SEED, 24))
+    comparison = Comparison(*sides, PROMPT, free_running=True)
+    list(comparison.errors("blue square", SEED + 1, 2))
+    return list(comparison.errors(PROMPT, SEED, 24))
 
 
 def test_a_plan_against_itself(test_plan, itself):
     assert len(itself) == CHUNKS
     for errors in itself:
         assert errors.steps == [EXACT] * len(passes(test_plan.manifest))
-        assert errors.guided == errors.free == EXACT
-        assert errors.guided_psnr_db is errors.free_psnr_db is None
+        assert errors.guided.latents == errors.free.latents == EXACT
+        assert errors.guided.psnr_db is errors.free.psnr_db is None
         assert all(error in (EXACT, None) for error in errors.states.values())
 
 
@@ -70,8 +74,8 @@ def test_the_memory_counts_from_the_first_eviction(test_plan, itself):
 def test_another_plan_differs(perturbed):
     for errors in perturbed:
         assert all(error > 0 for error, _ in errors.steps)
-        assert errors.guided[0] > 0 and errors.free[0] > 0
-        assert errors.guided_psnr_db > 0 and errors.free_psnr_db > 0
+        for error in (errors.guided, errors.free):
+            assert error.latents[0] > 0 and error.psnr_db > 0
 
 
 def test_states_differ_by_what_was_changed_and_what_follows(perturbed):
@@ -86,8 +90,8 @@ def test_states_differ_by_what_was_changed_and_what_follows(perturbed):
 
 def test_the_guided_error_does_not_accumulate_and_the_free_one_does_not_shrink(perturbed):
     first, last = perturbed[:6], perturbed[-6:]
-    guided = [np.mean([errors.guided[0] for errors in part]) for part in (first, last)]
-    free = [np.mean([errors.free[0] for errors in part]) for part in (first, last)]
+    guided = [np.mean([errors.guided.latents[0] for errors in part]) for part in (first, last)]
+    free = [np.mean([errors.free.latents[0] for errors in part]) for part in (first, last)]
     assert guided[1] < guided[0]
     assert free[1] > free[0]
     assert free[1] > 3 * guided[1]
@@ -100,8 +104,8 @@ def test_guided_chunks_start_from_the_leaders_state(test_plan, perturbed_plan, p
     for errors in perturbed[:5]:
         guided.restore(leader.snapshot())
         frames = next(leader).frames, next(guided).frames
-        assert errors.guided == pytest.approx(difference(leader.latent, guided.latent), rel=1e-3)
-        assert errors.guided_psnr_db == pytest.approx(psnr_db(*frames), rel=1e-3)
+        assert errors.guided.latents == pytest.approx(difference(leader.latent, guided.latent), rel=1e-3)
+        assert errors.guided.psnr_db == pytest.approx(psnr_db(*frames), rel=1e-3)
 
 
 class Sampled:
@@ -174,7 +178,7 @@ def test_a_plan_that_makes_nan(test_plan, altered, scale_weight, tmp_path):
     sides = Contender(test_plan, "fp32"), Contender(broken, "fp32")
     message = r"^chunk 0, step 0 \(sigma 1\): velocity: got a value that is not finite"
     with pytest.raises(RecordingError, match=message):
-        list(measure(*sides, PROMPT, SEED, 2))
+        list(Comparison(*sides, PROMPT, free_running=False).errors(PROMPT, SEED, 2))
 
 
 def test_difference_and_psnr():
@@ -195,15 +199,9 @@ def test_a_difference_that_is_not_finite_is_the_callers_to_tell(wrong):
         assert not np.isfinite(difference(np.zeros(2), a)).all()
 
 
-def test_a_contender_runs_the_files_it_is_given(test_plan, perturbed_plan):
-    files = {"step": perturbed_plan.path / "step.onnx"}
-    given, plain = Contender(test_plan, "fp32", files), Contender(test_plan, "fp32")
-    assert given.file("step") == files["step"]
-    assert given.file("decoder") == test_plan.path / "decoder.onnx"
-    latents = []
-    for side in (given, Contender(perturbed_plan, "fp32"), plain):
-        rollout = side.rollout(PROMPT, SEED)
-        next(rollout)
-        latents.append(rollout.latent)
-    assert np.array_equal(latents[0], latents[1])
-    assert not np.array_equal(latents[0], latents[2])
+def test_free_running_is_left_out_where_nobody_asks(test_plan, perturbed_plan, perturbed):
+    """The rest stays as it is."""
+    sides = Contender(test_plan, "fp32"), Contender(perturbed_plan, "fp32")
+    comparison = Comparison(*sides, PROMPT, free_running=False)
+    for errors, expected in zip(comparison.errors(PROMPT, SEED, 5), perturbed[:5], strict=True):
+        assert errors == replace(expected, free=None)

@@ -8,14 +8,15 @@ import numpy as np
 import onnx
 import pytest
 
-from videossm.calib import assess, memory, sensitivity
+from videossm.calib import assess, memory, pipeline, sensitivity
+from videossm.calib.assess import report_inputs
 from videossm.calib.calibration import Calibration, CalibrationError
-from videossm.calib.cli.options import SEED, SIZE
 from videossm.calib.memory import MemoryShortageError
-from videossm.calib.pipeline import Request, lower_precision, report_inputs
+from videossm.calib.pipeline import Request, lower_precision
 from videossm.calib.plans import CALIBRATION_FILE, PrecisionError, candidates
-from videossm.calib.report import Report
+from videossm.calib.report import read_report
 from videossm.runtime import Plan, Rollout
+from videossm.runtime import plan as plan_module
 
 CHUNKS = 3
 REPORT_FILES = {"report.json", "report/report.html", "report/steps.png", "report/guided.png"}
@@ -27,6 +28,9 @@ def short(monkeypatch):
     monkeypatch.setattr(sensitivity, "CHUNKS", 1)
     monkeypatch.setattr(assess, "WARM_CHUNKS", 1)
     monkeypatch.setattr(assess, "TIMED_CHUNKS", 2)
+    whole = assess.report_inputs
+    monkeypatch.setattr(assess, "report_inputs", lambda plan, chunks=CHUNKS: whole(plan, CHUNKS))
+    monkeypatch.setattr(pipeline, "report_inputs", assess.report_inputs)
 
 
 @pytest.fixture
@@ -40,32 +44,49 @@ def quantised(plan):
     return sum(node.op_type == "QuantizeLinear" for graph in graphs for node in graph.graph.node)
 
 
-def test_int8_with_its_report(test_plan, settings_of, folder, bars):
-    request = Request("int8", settings=settings_of(chunks=2), report_chunks=CHUNKS)
-    report = lower_precision(test_plan, request, folder, bars)
-    layers = len(candidates(test_plan)[0])
-    assert bars.seen == [("chunk", 4, 4), ("layer", layers, layers), *[("chunk", CHUNKS, CHUNKS)] * 2]
-    plan = Plan.open(folder)
+@pytest.fixture
+def lowered(folder, bars, said):
+    """`lowered(plan, request)`: what `lower_precision` makes of it in `folder`."""
+    return lambda plan, request, where=None: lower_precision(plan, request, where or folder, bars, said.append)
+
+
+@pytest.mark.parametrize("kind", ["short", "full"])
+def test_int8_with_its_report(test_plan, settings_of, lowered, folder, bars, kind):
+    made = lowered(test_plan, Request("int8", settings=settings_of(chunks=2), report=kind))
+    report, plan = made.report, Plan.open(folder)
+    assert bars.stages[0] == "calibration" and bars.seen[0] == ("chunk", 4, 4)
+    assert plan == made.plan
     assert plan.manifest.precision == "int8"
-    assert set(plan.manifest.files) > {*REPORT_FILES, CALIBRATION_FILE, "report/sensitivity.png"}
-    assert Report.from_dict(json.loads((folder / "report.json").read_text())) == report
-    assert report.guided.chunks == CHUNKS
-    assert [layer.kept for layer in report.sensitivity.ranked] == ["int8"] * layers
-    assert (report.sensitivity.budget, report.sensitivity.fallback) == (None, ())
-    assert [layer.error for layer in report.sensitivity.ranked] == sorted(
-        (layer.error for layer in report.sensitivity.layers), reverse=True
-    )
+    assert set(plan.manifest.files) > {*REPORT_FILES, CALIBRATION_FILE}
+    assert read_report(json.loads((folder / "report.json").read_text())) == report
+    assert (report.kind, report.guided.chunks) == (kind, CHUNKS)
     assert report.header.a.identity == test_plan.identity
     assert next(Rollout(plan, "red circle")).frames.any()
+    if kind == "short":
+        assert report.sensitivity is None
+    else:
+        assert [layer.kept for layer in report.sensitivity.ranked] == ["int8"] * len(candidates(test_plan)[0])
+        assert (report.sensitivity.budget, report.sensitivity.fallback) == (None, ())
+        assert "report/sensitivity.png" in plan.manifest.files
 
 
-def test_a_budget_returns_the_costliest_layers(test_plan, int8_calibration, folder, bars):
+def test_every_file_is_hashed_once(test_plan, int8_calibration, lowered, folder, monkeypatch):
+    """And what is shared with the source not at all."""
+    hashed, whole = [], plan_module._sha256
+    monkeypatch.setattr(plan_module, "_sha256", lambda path: hashed.append(path.name) or whole(path))
+    lowered(test_plan, Request("int8", calibration=int8_calibration))
+    written = {path.name for path in folder.rglob("*") if path.is_file()} - {"manifest.json"}
+    shared = {"decoder.onnx", "memory.onnx", "tokenizer.json"}
+    assert sorted(hashed) == sorted(written - shared)
+
+
+def test_a_budget_returns_the_costliest_layers(test_plan, int8_calibration, lowered):
     """Half of what all of them cost: some go back, none of which costs less than one that stays."""
     inputs = report_inputs(test_plan)
     probe = sensitivity.Probe(test_plan, inputs.prompts, inputs.seeds)
     budget = probe.error(int8_calibration, set(probe.engines)) / 2
-    request = Request("int8", calibration=int8_calibration, max_error=budget, report_chunks=CHUNKS)
-    table = lower_precision(test_plan, request, folder, bars).sensitivity
+    made = lowered(test_plan, Request("int8", calibration=int8_calibration, max_error=budget))
+    table = made.report.sensitivity
     back = [layer for layer in table.layers if layer.kept == "fp32"]
     kept = [layer for layer in table.layers if layer.kept == "int8"]
     assert back and kept
@@ -77,75 +98,73 @@ def test_a_budget_returns_the_costliest_layers(test_plan, int8_calibration, fold
     assert fallback.error_after <= budget == table.budget
     products = {product.name for product in candidates(test_plan)[1]}
     pairs = sum(4 if layer.layer in products else 1 for layer in kept)
-    assert quantised(Plan.open(folder)) == pairs, "query, key, value and probabilities of a product"
+    assert quantised(made.plan) == pairs, "query, key, value and probabilities of a product"
 
 
-def test_without_a_report_nothing_is_measured(test_plan, int8_calibration, folder, bars):
-    request = Request("int8", calibration=int8_calibration, report=False)
-    assert lower_precision(test_plan, request, folder, bars) is None
+def test_a_budget_that_holds_ranks_nothing(test_plan, int8_calibration, lowered, bars):
+    made = lowered(test_plan, Request("int8", calibration=int8_calibration, max_error=10.0))
+    table = made.report.sensitivity
+    assert (table.layers, table.budget, table.fallback[0].layers) == ((), 10.0, ())
+    assert [unit for unit, _, _ in bars.seen] == ["chunk"], "that of the report"
+
+
+def test_without_a_report_nothing_is_measured(test_plan, int8_calibration, lowered, folder, bars):
+    made = lowered(test_plan, Request("int8", calibration=int8_calibration, report="none"))
+    assert made.report is None and made.plan == Plan.open(folder)
     assert bars.seen == []
-    assert set(Plan.open(folder).manifest.files) == {*test_plan.manifest.files, CALIBRATION_FILE}
+    assert set(made.plan.manifest.files) == {*test_plan.manifest.files, CALIBRATION_FILE}
 
 
-def test_a_budget_without_a_report(test_plan, int8_calibration, folder, bars):
-    request = Request("int8", calibration=int8_calibration, max_error=1e-9, report=False)
-    lower_precision(test_plan, request, folder, bars)
-    assert quantised(Plan.open(folder)) == 0, "no layer holds such a budget"
+def test_a_budget_without_a_report(test_plan, int8_calibration, lowered):
+    made = lowered(test_plan, Request("int8", calibration=int8_calibration, max_error=1e-9, report="none"))
+    assert quantised(made.plan) == 0, "no layer holds such a budget"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_with_its_report(test_plan, folder, bars, precision):
-    report = lower_precision(test_plan, Request(precision, report_chunks=CHUNKS), folder, bars)
-    plan = Plan.open(folder)
-    assert plan.manifest.precision == precision
-    assert set(plan.manifest.files) >= REPORT_FILES
-    assert CALIBRATION_FILE not in plan.manifest.files
-    assert 0 < report.guided_error < 0.1
-    assert report.sensitivity is report.header.calibration is None
+def test_half_precision_with_its_report(test_plan, lowered, precision):
+    made = lowered(test_plan, Request(precision))
+    assert made.plan.manifest.precision == precision
+    assert set(made.plan.manifest.files) >= REPORT_FILES
+    assert CALIBRATION_FILE not in made.plan.manifest.files
+    assert 0 < made.report.guided_error < 0.1
+    assert made.report.sensitivity is made.report.header.calibration is None
 
 
-def test_a_calibration_of_another_plan(altered, scale_weight, int8_calibration, folder, tmp_path, bars):
+def test_a_calibration_of_another_plan(altered, scale_weight, int8_calibration, lowered, folder, tmp_path):
     other = altered(tmp_path, "step", scale_weight("step", "transformer.blocks.0.ffn.2", 2))
     with pytest.raises(CalibrationError, match=r"source\.engines\.step: got sha256 .*calibrate this plan"):
-        lower_precision(other, Request("int8", calibration=int8_calibration), folder, bars)
+        lowered(other, Request("int8", calibration=int8_calibration))
     assert list(folder.iterdir()) == []
 
 
-def test_a_calibration_that_is_used_again(test_plan, settings_of, tmp_path, bars):
+def test_a_calibration_that_is_used_again(test_plan, settings_of, tmp_path, lowered):
     """What a plan keeps of its calibration makes the same engines, byte by byte."""
     first, second = tmp_path / "first", tmp_path / "second"
     for path in (first, second):
         path.mkdir()
-    request = Request("int8", settings=settings_of(chunks=1, smoothquant=0.5), report=False)
-    lower_precision(test_plan, request, first, bars)
-    again = Request("int8", calibration=Calibration.load(first / CALIBRATION_FILE), report=False)
-    lower_precision(test_plan, again, second, bars)
+    request = Request("int8", settings=settings_of(chunks=1, smoothquant=0.5), report="none")
+    lowered(test_plan, request, first)
+    again = Request("int8", calibration=Calibration.load(first / CALIBRATION_FILE), report="none")
+    lowered(test_plan, again, second)
     assert Plan.open(first).identity == Plan.open(second).identity
 
 
-def test_a_source_of_lower_precision(test_plan, int8_calibration, folder, tmp_path, bars):
-    request = Request("int8", calibration=int8_calibration, report=False)
-    lower_precision(test_plan, request, folder, bars)
+def test_a_source_of_lower_precision(test_plan, int8_calibration, tmp_path, lowered):
+    request = Request("int8", calibration=int8_calibration, report="none")
+    plan = lowered(test_plan, request).plan
     with pytest.raises(PrecisionError, match="in int8, expected fp32"):
-        lower_precision(Plan.open(folder), request, tmp_path, bars)
+        lowered(plan, request, tmp_path)
 
 
-def test_memory_that_is_short_is_told_first(test_plan, settings_of, folder, bars, monkeypatch):
+def test_memory_that_is_short_is_told_first(test_plan, settings_of, lowered, folder, bars, monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     with pytest.raises(MemoryShortageError, match=r"^memory: got 0\.0 GB free, expected about 0\.5 GB"):
-        lower_precision(test_plan, Request("int8", settings=settings_of()), folder, bars)
+        lowered(test_plan, Request("int8", settings=settings_of()))
     assert (list(folder.iterdir()), bars.seen) == ([], [])
 
 
-def test_a_report_sees_nothing_of_what_calibrates_by_default(test_plan):
-    inputs = report_inputs(test_plan, 7)
-    assert (len(inputs.prompts), len(inputs.seeds), inputs.chunks) == (2, 2, 7)
-    assert not set(inputs.seeds) & set(range(SEED, SEED + SIZE))
-    assert inputs == report_inputs(test_plan, 7)
-
-
-def test_the_written_scales_are_in_the_graph(test_plan, int8_calibration, folder, bars):
-    lower_precision(test_plan, Request("int8", calibration=int8_calibration, report=False), folder, bars)
+def test_the_written_scales_are_in_the_graph(test_plan, int8_calibration, folder, lowered):
+    lowered(test_plan, Request("int8", calibration=int8_calibration, report="none"))
     graph = onnx.load(folder / "step.onnx").graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     found = {float(constants[node.input[1]]) for node in graph.node if node.op_type == "QuantizeLinear"}

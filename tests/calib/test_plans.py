@@ -56,8 +56,9 @@ def empty(folder, name):
 
 
 def quantised(plan, calibration, folder, chosen=None):
-    write_quantized(plan, calibration, every_layer(plan) if chosen is None else chosen, folder)
-    return Plan.open(folder)
+    plan = write_quantized(plan, calibration, every_layer(plan) if chosen is None else chosen, folder)
+    assert plan == Plan.open(folder)
+    return plan
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,8 @@ def test_files_that_are_added_become_part_of_the_plan(test_plan, int8_calibratio
     plan = quantised(test_plan, int8_calibration, tmp_path)
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "report.html").write_text("a page")
-    added = add_to_plan(tmp_path)
+    added = add_to_plan(plan)
+    assert added == Plan.open(tmp_path)
     assert added.identity != plan.identity
     assert set(added.manifest.files) == {*plan.manifest.files, "report/report.html"}
     assert added.manifest.precision == "int8"

@@ -50,6 +50,21 @@ def test_every_pass_of_every_chunk_in_order(test_plan):
     assert seen.chunks == CHUNKS * len(PROMPTS)
 
 
+def test_prompts_in_turn_and_all_of_them_encoded(test_plan):
+    """Three rollouts of two prompts; three prompts of one rollout."""
+    more = recorded(test_plan, seeds=(5, 9, 5))
+    assert [moment.rollout for moment in more.moments if moment.engine == "text_encoder"] == [0, 1, 2]
+    by_rollout = [[values for moment, values in more.passes if moment.rollout == number] for number in (0, 2)]
+    for first, again in zip(*by_rollout, strict=True):
+        assert all(np.array_equal(first[name], again[name]) for name in first), "the first prompt's turn again"
+    rest = recorded(test_plan, ("red circle", "blue square", "green"), seeds=(5,))
+    assert rest.chunks == CHUNKS
+    encoded = [moment for moment in rest.moments if moment.engine == "text_encoder"]
+    assert encoded == [Moment(number, 0, 0, "text_encoder") for number in range(3)]
+    alone = recorded(test_plan, ("green",), seeds=(5,))
+    assert np.array_equal(rest.passes[-1][1]["gelu"], alone.passes[0][1]["gelu"])
+
+
 def test_the_commit_is_a_chunks_last_pass(test_plan, load_graph, feeds, run_graph):
     """The embedding of the noise level says at which level a pass really ran."""
     model = load_graph("step")

@@ -8,7 +8,7 @@ import pytest
 from videossm.calib import sensitivity as module
 from videossm.calib.calibration import Calibration
 from videossm.calib.record import RecordingError
-from videossm.calib.sensitivity import Fallback, Probe, fall_back, sensitivity
+from videossm.calib.sensitivity import Fallback, Probe, Ranking, fall_back, hold_budget, probe_chunks, sensitivity
 from videossm.runtime import Rollout
 
 PROMPTS, SEEDS = ("red circle", "blue square"), (21, 22)
@@ -88,22 +88,41 @@ def test_every_layer_is_counted(probe, calibration):
     assert len(counted) == 2
 
 
+def test_the_chunks_that_an_error_takes(probe, calibration, monkeypatch):
+    made = []
+    plain = Rollout.__next__
+    monkeypatch.setattr(Rollout, "__next__", lambda self: made.append(1) or plain(self))
+    probe.error(calibration, {BROKEN})
+    assert len(made) == probe_chunks(len(SEEDS)) == 4
+
+
 def test_only_the_worst_layer_goes_back_for_a_budget_between(probe, calibration, errors):
     before, without = probe.error(calibration, set(LAYERS)), probe.error(calibration, set(OTHERS))
     assert without < before
-    fallback = fall_back(probe, calibration, errors, (before + without) / 2)
+    fallback = fall_back(probe, calibration, errors, before, (before + without) / 2)
     assert fallback == Fallback((BROKEN,), pytest.approx(before), pytest.approx(without))
 
 
-def test_nothing_goes_back_for_a_budget_that_holds(probe, calibration, errors):
-    before = probe.error(calibration, set(LAYERS))
-    assert fall_back(probe, calibration, errors, 2 * before) == Fallback(
-        (), pytest.approx(before), pytest.approx(before)
-    )
+def test_nothing_is_ranked_for_a_budget_that_holds(probe, calibration, bars, said):
+    before = probe.error(calibration, LAYERS)
+    ranking = hold_budget(probe, calibration, LAYERS, 2 * before, bars, said.append)
+    assert ranking == Ranking({}, probe.engines, 2 * before, Fallback((), before, before))
+    assert (bars.seen, said) == ([], [])
+
+
+def test_a_budget_that_does_not_hold(probe, calibration, errors, bars, said, monkeypatch):
+    """Ranked, and announced as long work is."""
+    monkeypatch.setattr("videossm.calib.progress.LONG_S", 0)
+    before, without = probe.error(calibration, LAYERS), probe.error(calibration, OTHERS)
+    ranking = hold_budget(probe, calibration, LAYERS, (before + without) / 2, bars, said.append)
+    assert ranking.errors == errors
+    assert ranking.fallback == Fallback((BROKEN,), before, without)
+    assert (bars.seen, bars.stages) == ([("layer", len(LAYERS), len(LAYERS))], ["sensitivity"])
+    assert len(said) == 1 and said[0].startswith("ranking of layers for --max-error: about ")
 
 
 def test_everything_goes_back_for_a_budget_that_nothing_holds(probe, calibration, errors):
-    fallback = fall_back(probe, calibration, errors, 1e-12)
+    fallback = fall_back(probe, calibration, errors, probe.error(calibration, LAYERS), 1e-12)
     assert fallback.layers == tuple(errors)
     assert fallback.error_after == 0
 
@@ -114,7 +133,7 @@ def test_as_few_layers_as_the_budget_allows(probe, calibration, errors, keep):
     ranked = list(errors)
     after = [probe.error(calibration, set(ranked[count:])) for count in range(len(ranked) + 1)]
     assert after == sorted(after, reverse=True), "else bisection proves nothing here"
-    fallback = fall_back(probe, calibration, errors, after[keep])
+    fallback = fall_back(probe, calibration, errors, after[0], after[keep])
     assert (fallback.layers, fallback.error_after) == (tuple(ranked[:keep]), after[keep])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from itertools import islice
@@ -57,8 +58,8 @@ def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def traced(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares the tracing: it makes the same plan every time, and takes seconds."""
 
-    def copied(model: Any, tokenizer: Any, options: Any, folder: Path, on_engine: Callable[[str], None]) -> None:
-        shutil.copytree(fp32, folder, dirs_exist_ok=True)
+    def copied(model: Any, tokenizer: Any, options: Any, folder: Path, on_engine: Callable[[str], None]) -> Plan:
+        return Plan.open(shutil.copytree(fp32, folder, dirs_exist_ok=True))
 
     monkeypatch.setattr("videossm.export.build.build_plan", copied)
 
@@ -66,9 +67,10 @@ def traced(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report on three chunks of one rollout, sensitivity at the first."""
-    whole = pipeline.report_inputs
-    monkeypatch.setattr(pipeline, "report_inputs", lambda plan, chunks=3: whole(plan, 3))
-    monkeypatch.setattr(pipeline, "REPORT_ROLLOUTS", 1)
+    whole = assess.report_inputs
+    monkeypatch.setattr(assess, "report_inputs", lambda plan, chunks=3: whole(plan, 3))
+    monkeypatch.setattr(pipeline, "report_inputs", assess.report_inputs)
+    monkeypatch.setattr(assess, "ROLLOUTS", 1)
     monkeypatch.setattr(sensitivity, "STARTS", (0,))
     monkeypatch.setattr(sensitivity, "CHUNKS", 1)
     monkeypatch.setattr(assess, "WARM_CHUNKS", 1)
@@ -107,10 +109,49 @@ def test_every_precision_with_its_report(fp32: Path, tmp_path: Path, precision: 
 @pytest.mark.usefixtures("traced")
 def test_without_a_report(tmp_path: Path) -> None:
     out = tmp_path / "engine.plan"
-    result = invoke(*RANDOM, "-o", out, "--no-verify", "--no-report", "--precision", "int8", *QUICK)
+    result = invoke(*RANDOM, "-o", out, "--no-verify", "--report", "none", "--precision", "int8", *QUICK)
     assert result.exit_code == 0, result.stderr
     assert not (out / "report.json").exists()
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("kind", ["short", "full"])
+def test_both_kinds_of_report(tmp_path: Path, calibration_file: Path, kind: str) -> None:
+    out = tmp_path / "engine.plan"
+    result = invoke(*RANDOM, "-o", out, *INT8, "--calibration", calibration_file, "--report", kind)
+    assert result.exit_code == 0, result.stderr
+    values = json.loads((out / "report.json").read_text())
+    assert values["kind"] == kind
+    assert f"{kind} report" in result.stderr
+    assert ("free_running" in values, values["sensitivity"] is not None) == ((kind == "full"),) * 2
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_long_report_is_announced(tmp_path: Path, calibration_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr, so that --json has stdout for itself."""
+    monkeypatch.setattr("videossm.calib.progress.LONG_S", 0)
+    options = ("--calibration", calibration_file, "--json")
+    result = invoke(*RANDOM, "-o", tmp_path / "engine.plan", *INT8, *options)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["accuracy"]
+    assert re.fullmatch(r"report: about \d+ seconds on this machine\n", result.stderr)
+
+
+@pytest.mark.usefixtures("traced")
+def test_no_plan_is_opened_twice(tmp_path: Path, calibration_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, by the fixture that stands in for tracing: opening hashes every file."""
+    opened: list[Path] = []
+    whole = Plan.open
+
+    def counted(path: Path) -> Plan:
+        opened.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(Plan, "open", staticmethod(counted))
+    result = invoke(*RANDOM, "-o", tmp_path / "engine.plan", "--precision", "int8", "--calibration", calibration_file)
+    assert result.exit_code == 0, result.stderr
+    assert len(opened) == 1
 
 
 @pytest.mark.usefixtures("traced")
@@ -134,7 +175,7 @@ def test_a_calibration_is_used_again(tmp_path: Path, calibration_file: Path) -> 
     files = []
     for name, options in given.items():
         out = tmp_path / name
-        result = invoke(*RANDOM, "-o", out, "--no-verify", "--no-report", "--precision", "int8", *options)
+        result = invoke(*RANDOM, "-o", out, "--no-verify", "--report", "none", "--precision", "int8", *options)
         assert result.exit_code == 0, result.stderr
         files.append(Plan.open(out).manifest.files)
     assert files[0] == files[1] == files[2]
@@ -153,9 +194,11 @@ def test_a_budget(tmp_path: Path, calibration_file: Path) -> None:
     assert json.loads(result.stdout)["accuracy"]["layers kept back"] == f"{len(back)} of {len(table['layers'])}"
 
 
-def test_a_large_model_from_end_to_end(fp32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_from_end_to_end(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Traced, verified, smoothed, quantised with weights beside the graphs; rolls out as with weights inside."""
-    options = ("--precision", "int8", "--no-report", "--smoothquant", 0.5, *QUICK)
+    options = ("--precision", "int8", "--report", "none", "--smoothquant", 0.5, *QUICK)
     for module in (trace, plans):
         monkeypatch.setattr(module, "INLINE_BYTES", 0)
     out = tmp_path / "outside.plan"
@@ -164,7 +207,7 @@ def test_a_large_model_from_end_to_end(fp32: Path, tmp_path: Path, monkeypatch: 
     outside = Plan.open(out)
     assert {f"{name}.onnx.data" for name in ("text_encoder", "step", "decoder")} < set(outside.manifest.files)
     monkeypatch.undo()
-    monkeypatch.setattr("videossm.export.build.build_plan", lambda *a: shutil.copytree(fp32, a[3], dirs_exist_ok=True))
+    request.getfixturevalue("traced")
     assert invoke(*RANDOM, "-o", tmp_path / "inside.plan", "--no-verify", *options).exit_code == 0
     assert np.array_equal(latents_of(outside, 5), latents_of(Plan.open(tmp_path / "inside.plan"), 5))
 
@@ -173,6 +216,8 @@ def test_a_large_model_from_end_to_end(fp32: Path, tmp_path: Path, monkeypatch: 
     ("arguments", "message"),
     [
         (["--calibration-size", "8"], "--calibration-size: got it with fp32, expected --precision int8 or fp8; leave"),
+        (["--report", "full"], "--report: got full with fp32, expected another --precision, which a report compares"),
+        (["--precision", "int8", "--report", "long"], "--report: got long, expected one of short, full, none; choose"),
         (["--calibration", "x.json"], "--calibration: got it with fp32, expected --precision int8 or fp8; leave it"),
         (["--max-error", "0.1"], "--max-error: got it with fp32, expected --precision int8 or fp8; leave it out"),
         (["--precision", "fp16", "--quantize-attention"], "--quantize-attention: got it with fp16, expected"),
@@ -272,5 +317,15 @@ def test_an_onnx_runtime_that_cannot_run_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_dry_run_says_the_precision_and_makes_nothing(tmp_path: Path) -> None:
     result = invoke(*RANDOM, "-o", tmp_path / "engine.plan", "--precision", "int8", "--dry-run")
-    assert result.exit_code == 0 and result.stderr.rstrip().endswith("int8")
+    assert result.exit_code == 0, result.stderr
+    more = "It would record scales over 8 rollouts of 24 chunks and add a short report"
+    assert result.stderr.rstrip().endswith(f"onnxruntime, int8. {more}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_with_scales_and_without_a_report(tmp_path: Path, calibration_file: Path) -> None:
+    options = ("--precision", "int8", "--calibration", calibration_file, "--report", "none", "--dry-run")
+    line = invoke(*RANDOM, "-o", tmp_path / "engine.plan", *options).stderr
+    assert line.rstrip().endswith(f". It would take the scales from {calibration_file} and add no report")
+    line = invoke(*RANDOM, "-o", tmp_path / "engine.plan", "--precision", "fp16", "--dry-run").stderr
+    assert line.rstrip().endswith("fp16. It would add a short report")

@@ -57,8 +57,7 @@ def shapes_plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Plan]
                 options = ["--precision", precision, "--lowering", "standard", "--no-verify"]
                 if precision in ("int8", "fp8"):
                     options += ["--calibration-size", "2", "--calibration-chunks", "8"]
-                if precision != "fp32":
-                    options.append("--no-report")
+                options += ["--report", "none"]
                 plan = call("shapes", *options)
             made[key] = plan
         return made[key]

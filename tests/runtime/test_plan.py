@@ -8,6 +8,7 @@ import json
 import pytest
 
 from videossm.runtime import Plan, PlanError
+from videossm.runtime import plan as module
 from videossm.runtime.plan import write_manifest
 
 
@@ -33,6 +34,22 @@ def test_open_by_folder_or_by_any_file_in_it(plan_copy):
         assert Plan.open(plan_copy / name) == by_folder
     assert by_folder.identity == hashlib.sha256((plan_copy / "manifest.json").read_bytes()).hexdigest()
     assert by_folder.chunk_seconds == 3 / 8
+
+
+def test_what_is_written_is_returned_as_if_opened(plan_copy):
+    values = Plan.open(plan_copy).manifest.model_dump(mode="json", exclude={"files"})
+    assert write_manifest(plan_copy, {**values, "lowering": "other"}) == Plan.open(plan_copy)
+
+
+def test_a_hash_that_is_known_is_not_taken_again(plan_copy, monkeypatch):
+    plan = Plan.open(plan_copy)
+    values = plan.manifest.model_dump(mode="json", exclude={"files"})
+    (plan_copy / "report.json").write_text("{}")
+    hashed, whole = [], module._sha256
+    monkeypatch.setattr(module, "_sha256", lambda path: hashed.append(path.name) or whole(path))
+    assert write_manifest(plan_copy, values, plan.manifest.files).manifest.files.keys() > plan.manifest.files.keys()
+    assert hashed == ["report.json"]
+    Plan.open(plan_copy)
 
 
 def test_files_that_are_not_listed_are_not_read(plan_copy):

@@ -17,12 +17,14 @@ from videossm.calib.report import (
     EngineSeconds,
     ErrorSpread,
     FallbackRound,
+    FullReport,
     Header,
     LayerSensitivity,
+    LongCourse,
     PlanFacts,
-    Report,
     Score,
     Sensitivity,
+    ShortReport,
     SizePair,
     Sizes,
     SkippedLayer,
@@ -55,7 +57,7 @@ def state(kind: str, layer: int, errors: np.ndarray[Any, Any], empty: int = 0) -
     return StateErrors(kind=kind, layer=layer, relative_error=(None,) * empty + shown, cosine=(None,) * empty + cosines)
 
 
-def course(chunks: int, level: float, rise: float, seed: int = 0) -> Course:
+def course(chunks: int, level: float, rise: float, seed: int = 0) -> LongCourse:
     """Errors around `level` that rise by the share `rise` from the first chunk to the last."""
     rng = np.random.default_rng(seed)
 
@@ -70,7 +72,7 @@ def course(chunks: int, level: float, rise: float, seed: int = 0) -> Course:
     ]
     psnr_db = (None, *numbers(-20 * np.log10(latents[1:])))  # the first frames are equal
     cosines = numbers(np.cos(latents))
-    return Course(relative_error=numbers(latents), cosine=cosines, psnr_db=psnr_db, states=tuple(states))
+    return LongCourse(relative_error=numbers(latents), cosine=cosines, psnr_db=psnr_db, states=tuple(states))
 
 
 def layer(rank: int, kept: str = "int8") -> LayerSensitivity:
@@ -137,16 +139,23 @@ def parts() -> dict[str, Any]:
 
 
 @pytest.fixture
-def build_report() -> Callable[..., Report]:
-    """`build_report(**changes)`: a report with every part; a part given as None is left out."""
+def build_report() -> Callable[..., FullReport]:
+    """`build_report(**changes)`: a full report with every part; a part given as None is left out."""
 
-    def build(**changes: Any) -> Report:
+    def build(**changes: Any) -> FullReport:
         given = {**parts(), **changes}
-        return Report(**{name: part for name, part in given.items() if part is not None})
+        return FullReport(**{name: part for name, part in given.items() if part is not None})
 
     return build
 
 
 @pytest.fixture
-def report(build_report: Callable[..., Report]) -> Report:
+def report(build_report: Callable[..., FullReport]) -> FullReport:
     return build_report()
+
+
+@pytest.fixture
+def short() -> ShortReport:
+    """A short report with every part that one may have."""
+    given = {name: part for name, part in parts().items() if name in ShortReport.model_fields}
+    return ShortReport(**{**given, "guided": Course(**given["guided"].model_dump())})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from videossm.calib.report import Report
+from videossm.calib.report import FallbackRound, FullReport, Report, Sensitivity, ShortReport, read_report
 from videossm.calib.report.html import page
 
 SECTIONS = {  # id -> the part that it shows
@@ -60,23 +60,40 @@ class Outline(HTMLParser):
             self.text += data
 
 
-def test_every_part_has_its_section(report: Report) -> None:
+def test_every_part_has_its_section(report: FullReport) -> None:
     assert Outline(shown(report)).ids == list(SECTIONS)
 
 
+def test_a_short_report_says_so_and_nothing_of_growth(short: ShortReport, report: FullReport) -> None:
+    outline, full = Outline(shown(short)), Outline(shown(report))
+    assert outline.ids == ["header", "steps", "guided", "states", "sensitivity", "skipped", "sizes", "speed"]
+    assert "A short report" in outline.text and "A full report" in full.text
+    for words in ("last / first", "per 100 chunks", "growth of that error"):
+        assert words in full.text and words not in outline.text
+
+
+def test_a_budget_that_held_without_ranking(report: FullReport, build_report: Callable[..., FullReport]) -> None:
+    held = FallbackRound(layers=(), error_before=0.01, error_after=0.01)
+    sensitivity = Sensitivity(measure="error", layers=(), budget=0.03, fallback=(held,))
+    page_of_it = build_report(sensitivity=sensitivity)
+    assert page_of_it.summary["layers kept back"] == "none, as all of them hold the budget"
+    text = Outline(page(page_of_it, {name: b"" for name in NAMES if name != "sensitivity.png"})).text
+    assert "0.0300" in text and "all 0 layers" not in text
+
+
 @pytest.mark.parametrize("part", OPTIONAL)
-def test_a_part_that_is_missing_has_none(build_report: Callable[..., Report], part: str) -> None:
+def test_a_part_that_is_missing_has_none(build_report: Callable[..., FullReport], part: str) -> None:
     outline = Outline(shown(build_report(**{part: None})))
     assert outline.ids == [name for name, shows in SECTIONS.items() if shows != part]
 
 
-def test_the_summary_comes_first(report: Report) -> None:
+def test_the_summary_comes_first(report: FullReport) -> None:
     text = Outline(shown(report)).text
     places = [text.index(label) for label in (*report.summary, "What was compared")]
     assert places == sorted(places)
 
 
-def test_figures_of_every_part_are_there(report: Report) -> None:
+def test_figures_of_every_part_are_there(report: FullReport) -> None:
     text = Outline(shown(report)).text
     for figure in (
         "Xeon (made up), 2 threads, avx2 avx512_vnni",
@@ -97,18 +114,18 @@ def test_figures_of_every_part_are_there(report: Report) -> None:
         assert figure in text, f"got a page without {figure!r}"
 
 
-def test_the_page_needs_nothing_else(report: Report) -> None:
+def test_the_page_needs_nothing_else(report: FullReport) -> None:
     text = shown(report)
     assert not {"script", "link", "iframe"} & Outline(text).tags
     assert text.count("src=") == len(NAMES) == text.count('src="data:image/png;base64,')
     assert not re.search(r"https?://|url\(", text)
 
 
-def test_texts_are_escaped(report: Report, build_report: Callable[..., Report]) -> None:
+def test_texts_are_escaped(report: FullReport, build_report: Callable[..., FullReport]) -> None:
     values = report.to_dict()
     hostile = spoilt(values)
-    hostile["header"]["date"] = values["header"]["date"]
-    outline = Outline(shown(Report.from_dict(hostile)))
+    hostile["kind"], hostile["header"]["date"] = values["kind"], values["header"]["date"]
+    outline = Outline(shown(read_report(hostile)))
     assert "script" not in outline.tags
     assert outline.text.count(HOSTILE) > 30
     assert outline.ids == list(SECTIONS)
@@ -127,11 +144,11 @@ def spoilt(values: Any) -> Any:
     return values
 
 
-def test_half_precision_without_calibration(report: Report, build_report: Callable[..., Report]) -> None:
+def test_half_precision_without_calibration(report: FullReport, build_report: Callable[..., FullReport]) -> None:
     header = report.header.model_copy(update={"calibration": None})
     assert "SmoothQuant" not in Outline(shown(build_report(header=header))).text
 
 
-def test_states_may_be_missing(report: Report, build_report: Callable[..., Report]) -> None:
+def test_states_may_be_missing(report: FullReport, build_report: Callable[..., FullReport]) -> None:
     bare = report.guided.model_copy(update={"states": ()})
     assert "states" not in Outline(shown(build_report(guided=bare, free_running=bare))).ids

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from videossm.calib.report import Course, Report, ReportError, Sensitivity, StateErrors
+from videossm.calib.report import (
+    Course,
+    FullReport,
+    LongCourse,
+    ReportError,
+    Sensitivity,
+    ShortReport,
+    StateErrors,
+)
 from videossm.calib.report.plots import DPI, WIDTH, course_png, draw, sensitivity_png, states_png, steps_png
 
 
@@ -22,18 +30,26 @@ def check(picture: bytes) -> Image.Image:
     return image
 
 
-def test_every_part_has_its_picture(report: Report) -> None:
+def test_every_part_has_its_picture(report: FullReport) -> None:
     pictures = draw(report)
     assert list(pictures) == ["steps.png", "guided.png", "states.png", "free_running.png", "sensitivity.png"]
     for picture in pictures.values():
         check(picture)
 
 
-def test_the_same_report_makes_the_same_picture(report: Report) -> None:
+def test_a_short_report_has_those_of_its_parts(short: ShortReport) -> None:
+    assert list(draw(short)) == ["steps.png", "guided.png", "states.png", "sensitivity.png"]
+
+
+def test_only_a_long_course_shows_its_growth(short: ShortReport, report: FullReport) -> None:
+    assert course_png(short.guided, "title") != course_png(report.guided, "title")
+
+
+def test_the_same_report_makes_the_same_picture(report: FullReport) -> None:
     assert steps_png(report.steps) == steps_png(report.steps)
 
 
-def test_parts_that_are_missing_have_none(build_report: Callable[..., Report], report: Report) -> None:
+def test_parts_that_are_missing_have_none(build_report: Callable[..., FullReport], report: FullReport) -> None:
     bare = build_report(guided=report.guided.model_copy(update={"states": ()}), free_running=None, sensitivity=None)
     assert list(draw(bare)) == ["steps.png", "guided.png"]
 
@@ -46,13 +62,14 @@ def test_parts_that_are_missing_have_none(build_report: Callable[..., Report], r
 )
 def test_courses_at_the_limits(errors: Any) -> None:
     state = StateErrors(kind="memory", layer=0, relative_error=errors, cosine=errors)
-    course = Course(relative_error=errors, cosine=errors, psnr_db=(None,) * len(errors), states=(state,))
-    check(course_png(course, "title"))
-    check(states_png(course))
+    for kind in (Course, LongCourse):
+        course = kind(relative_error=errors, cosine=errors, psnr_db=(None,) * len(errors), states=(state,))
+        check(course_png(course, "title"))
+        check(states_png(course))
 
 
 @pytest.mark.filterwarnings("error")
-def test_more_kinds_of_state_than_a_row_holds(report: Report) -> None:
+def test_more_kinds_of_state_than_a_row_holds(report: FullReport) -> None:
     states = tuple(
         state.model_copy(update={"kind": f"{state.kind} {place}"}) for place, state in enumerate(report.guided.states)
     )
@@ -60,7 +77,7 @@ def test_more_kinds_of_state_than_a_row_holds(report: Report) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_many_layers(report: Report) -> None:
+def test_many_layers(report: FullReport) -> None:
     assert report.sensitivity is not None
     first = report.sensitivity.layers[0]
     layers = tuple(first.model_copy(update={"rank": rank, "error": 1 / rank**3}) for rank in range(1, 300))
@@ -68,7 +85,7 @@ def test_many_layers(report: Report) -> None:
     assert check(sensitivity_png(many)).height < 1200
 
 
-def test_without_matplotlib(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib(report: FullReport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ReportError, match=r"pip install 'videossm\[export\]'"):
         draw(report)

@@ -102,7 +102,7 @@ def test_the_report_comes_along(
         (source / name).write_text(content)
     for file in in_precision(shapes_plan, "fp16").path.iterdir():
         (source / file.name).write_bytes(file.read_bytes())
-    build_engines(add_to_plan(source), RTX, TensorRtOptions(gpu_arch=("sm_89",)), out, quiet)
+    build_engines(add_to_plan(Plan.open(source)), RTX, TensorRtOptions(gpu_arch=("sm_89",)), out, quiet)
     assert (out / "report" / "report.html").read_text() == "<html>"
     assert {"report.json", "report/report.html"} <= set(Plan.open(out).manifest.files)
 

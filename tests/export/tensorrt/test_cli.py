@@ -54,7 +54,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_from_a_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "engine.plan"
-    options = ("--precision", "fp16", "--no-report", *ADA, "--gpu-arch", "sm_120", "--verify-chunks", 2)
+    options = ("--precision", "fp16", "--report", "none", *ADA, "--gpu-arch", "sm_120", "--verify-chunks", 2)
     result = invoke(*RANDOM, *options, "-o", out, "--json")
     assert result.exit_code == 0, result.stderr
     values, plan = json.loads(result.stdout), Plan.open(out)
@@ -136,7 +136,7 @@ def test_refused_before_anything_is_made(options: tuple[str, ...], message: str,
         ((*ADA, "--height", 64), "--height: got it with a plan, whose graphs are built as they are, expected a check"),
         ((*ADA, "--precision", "int8"), "--precision: got it with a plan"),
         ((*ADA, "--no-verify"), "--no-verify: got it with a plan"),
-        ((*ADA, "--report"), "--report: got it with a plan"),
+        ((*ADA, "--report", "full"), "--report: got it with a plan"),
         ((*ADA, "--calibration-size", 2), "--calibration-size: got it with a plan"),
         ((*RTX, "--gpu-arch", "sm_75"), "--gpu-arch: got sm_75"),
         ((*RTX, "--version-compatible"), "--version-compatible: got it with tensorrt-rtx, expected --backend tensorrt"),
