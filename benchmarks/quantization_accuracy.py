@@ -20,7 +20,7 @@ from typing import Any, Literal
 from machine import add_outputs, introduction, measured_on, table, write
 from quantization_speed import exported
 
-from videossm.calib.assess import Inputs, Made, report_inputs, short_report
+from videossm.calib.assess import Inputs, Origin, report_inputs, short_report
 from videossm.calib.calibrate import calibrate, recorded_chunks
 from videossm.calib.calibration import Settings
 from videossm.calib.cli.options import CHUNKS, PROMPTS, SEED, SIZE
@@ -147,8 +147,8 @@ def measured(
         chosen |= {product.name for product in products}
     with tempfile.TemporaryDirectory(prefix="videossm-") as folder:
         other = write_quantized(plan, calibration, chosen, Path(folder))
-        made = Made(calibration, [linear.name for linear in linears], linears, skipped)
-        report = short_report(plan, other, inputs, made, progress, say)
+        origin = Origin(calibration, [linear.name for linear in linears], linears, skipped)
+        report = short_report(plan, other, inputs, origin, progress, say)
         found = scores(other) if judged else {}
     guided = report.guided_error
     assert guided is not None, "a course has one chunk or more"

@@ -55,7 +55,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Made:
+class Origin:
     """How plan B was made; all empty where nobody knows.
 
     `layers`: names of all that could be in 8 bits; `quantised`: those products with a weight that are.
@@ -79,7 +79,7 @@ def report_inputs(plan: Plan, chunks: int = FULL_CHUNKS) -> Inputs:
     return Inputs(default_prompts(plan, ROLLOUTS, SEED), tuple(range(SEED, SEED + ROLLOUTS)), chunks)
 
 
-def short_report(a: Plan, b: Plan, inputs: Inputs, made: Made, progress: Progress, say: Say) -> ShortReport:
+def short_report(a: Plan, b: Plan, inputs: Inputs, origin: Origin, progress: Progress, say: Say) -> ShortReport:
     """Measures what a chunk of plan B costs against plan A. Announces how long that takes, if it is long.
 
     Raises CompareError when the plans are not of one model, RecordingError for a value that is not finite.
@@ -92,11 +92,11 @@ def short_report(a: Plan, b: Plan, inputs: Inputs, made: Made, progress: Progres
             rollouts = _rollouts(comparison, inputs, bar)
             speed = _speed(a, b, inputs, bar)
     guided = course(Course, [[e.guided for e in rollout] for rollout in rollouts], state_errors(rollouts))
-    return ShortReport(**_common_parts(a, b, inputs, made, rollouts, speed), guided=guided)
+    return ShortReport(**_common_parts(a, b, inputs, origin, rollouts, speed), guided=guided)
 
 
 def full_report(
-    a: Plan, b: Plan, inputs: Inputs, made: Made, progress: Progress, say: Say, evaluation: bool = True
+    a: Plan, b: Plan, inputs: Inputs, origin: Origin, progress: Progress, say: Say, evaluation: bool = True
 ) -> FullReport:
     """As `short_report`, and all else that there is to say.
 
@@ -108,15 +108,15 @@ def full_report(
         comparison = Comparison(*pair, inputs.prompts[0], free_running=True)
         chunks = _compared_chunks(comparison, inputs) + _timed_chunks(a, b)
         chunks += 2 * evaluation_chunks(a) if judged else 0
-        chunks += _ranked_chunks(inputs, made)
+        chunks += _ranked_chunks(inputs, origin)
         with _started(comparison, inputs, chunks, progress, say) as bar:
             rollouts = _rollouts(comparison, inputs, bar)
             scores = tuple(_scores(pair, bar)) if judged else ()
-            made = replace(made, ranking=_ranking(a, inputs, made, bar))
+            origin = replace(origin, ranking=_ranking(a, inputs, origin, bar))
             speed = _speed(a, b, inputs, bar)
     free = [[e.free for e in rollout if e.free] for rollout in rollouts]
     return FullReport(
-        **_common_parts(a, b, inputs, made, rollouts, speed),
+        **_common_parts(a, b, inputs, origin, rollouts, speed),
         guided=course(LongCourse, [[e.guided for e in rollout] for rollout in rollouts], state_errors(rollouts)),
         free_running=course(LongCourse, free),
         evaluation=scores,
@@ -177,20 +177,20 @@ def _scores(pair: Sequence[Contender], bar: Bar) -> Iterator[Score]:
         yield Score(at=at, name=name, a_percent=share.percent, b_percent=other.percent, videos=share.videos)
 
 
-def _ranked_chunks(inputs: Inputs, made: Made) -> int:
-    """Made to rank the layers: none where they are ranked already, or where nobody knows how B was calibrated."""
-    if made.calibration is None or (made.ranking and made.ranking.errors):
+def _ranked_chunks(inputs: Inputs, origin: Origin) -> int:
+    """Origin to rank the layers: none where they are ranked already, or where nobody knows how B was calibrated."""
+    if origin.calibration is None or (origin.ranking and origin.ranking.errors):
         return 0
-    return len(made.layers) * probe_chunks(len(inputs.seeds))
+    return len(origin.layers) * probe_chunks(len(inputs.seeds))
 
 
-def _ranking(a: Plan, inputs: Inputs, made: Made, bar: Bar) -> Ranking | None:
-    if made.calibration is None or (made.ranking and made.ranking.errors):
-        return made.ranking
+def _ranking(a: Plan, inputs: Inputs, origin: Origin, bar: Bar) -> Ranking | None:
+    if origin.calibration is None or (origin.ranking and origin.ranking.errors):
+        return origin.ranking
     bar.set_description("sensitivity")
     probe = Probe(a, inputs.prompts, inputs.seeds)
-    errors = sensitivity(probe, made.calibration, made.layers, lambda: bar.update(probe_chunks(len(inputs.seeds))))
-    return replace(made.ranking, errors=errors) if made.ranking else Ranking(errors, probe.engines)
+    errors = sensitivity(probe, origin.calibration, origin.layers, lambda: bar.update(probe_chunks(len(inputs.seeds))))
+    return replace(origin.ranking, errors=errors) if origin.ranking else Ranking(errors, probe.engines)
 
 
 def _timed_chunks(a: Plan, b: Plan) -> int:
@@ -227,15 +227,15 @@ def _speed(a: Plan, b: Plan, inputs: Inputs, bar: Bar) -> Speed | None:
 
 
 def _common_parts(
-    a: Plan, b: Plan, inputs: Inputs, made: Made, rollouts: Sequence[Sequence[Errors]], speed: Speed | None
+    a: Plan, b: Plan, inputs: Inputs, origin: Origin, rollouts: Sequence[Sequence[Errors]], speed: Speed | None
 ) -> dict[str, Any]:
     """What reports of both kinds have."""
-    calibration = made.calibration
+    calibration = origin.calibration
     return {
         "header": header(a, b, inputs.prompts, inputs.seeds, calibration),
         "steps": step_errors(passes(a.manifest), rollouts),
-        "sensitivity": sensitivity_figures(made.ranking, b.manifest.precision) if made.ranking else None,
-        "skipped": tuple(SkippedLayer(layer=s.name, engine=s.engine, reason=s.reason) for s in made.skipped),
-        "sizes": sizes(a, b, made.quantised),
+        "sensitivity": sensitivity_figures(origin.ranking, b.manifest.precision) if origin.ranking else None,
+        "skipped": tuple(SkippedLayer(layer=s.name, engine=s.engine, reason=s.reason) for s in origin.skipped),
+        "sizes": sizes(a, b, origin.quantised),
         "speed": speed,
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from videossm.calib.assess import Made, full_report, report_inputs, short_inputs, short_report
+from videossm.calib.assess import Origin, full_report, report_inputs, short_inputs, short_report
 from videossm.calib.calibrate import calibrate, recorded_chunks
 from videossm.calib.calibration import Calibration, Settings
 from videossm.calib.memory import check_memory
@@ -51,21 +51,21 @@ def lower_precision(source: Plan, request: Request, folder: Path, progress: Prog
     check_source(source)
     check_memory(source)
     if request.precision in HALF:
-        plan, made = write_half(source, request.precision, folder), Made()
+        plan, origin = write_half(source, request.precision, folder), Origin()
     else:
-        plan, made = _quantised(source, request, folder, progress, say)
+        plan, origin = _quantised(source, request, folder, progress, say)
     report: Report
     if request.report == "none":
         return Lowered(plan, None)
     if request.report == "short":
-        report = short_report(source, plan, short_inputs(source), made, progress, say)
+        report = short_report(source, plan, short_inputs(source), origin, progress, say)
     else:
-        report = full_report(source, plan, report_inputs(source), made, progress, say)
+        report = full_report(source, plan, report_inputs(source), origin, progress, say)
     write_report(report, folder)
     return Lowered(add_to_plan(plan), report)
 
 
-def _quantised(source: Plan, request: Request, folder: Path, progress: Progress, say: Say) -> tuple[Plan, Made]:
+def _quantised(source: Plan, request: Request, folder: Path, progress: Progress, say: Say) -> tuple[Plan, Origin]:
     calibration = request.calibration or _calibrated(source, request, progress)
     calibration.check(source)
     linears, products, skipped = candidates(source)
@@ -79,7 +79,7 @@ def _quantised(source: Plan, request: Request, folder: Path, progress: Progress,
     back = ranking.fallback.layers if ranking and ranking.fallback else ()
     plan = write_quantized(source, calibration, set(names) - set(back), folder)
     quantised = [linear for linear in linears if linear.name not in back]
-    return plan, Made(calibration, names, quantised, skipped, ranking)
+    return plan, Origin(calibration, names, quantised, skipped, ranking)
 
 
 def _calibrated(source: Plan, request: Request, progress: Progress) -> Calibration:

@@ -42,12 +42,12 @@ def compare(a: str, b: str, out: Path, chunks: int, evaluation: bool, as_json: b
         raise UserError(f"-o: got {out}, which is a file, expected a folder or a new name; choose another")
     first, second = Plan.open(a), Plan.open(b)
     with export_packages("compare"):
-        from videossm.calib.assess import Made, full_report, report_inputs
+        from videossm.calib.assess import Origin, full_report, report_inputs
         from videossm.calib.memory import check_memory
         from videossm.calib.report import write_report
     for plan in (first, second):
         check_memory(plan)
-    report = full_report(first, second, report_inputs(first, chunks), Made(), progress, say, evaluation)
+    report = full_report(first, second, report_inputs(first, chunks), Origin(), progress, say, evaluation)
     try:
         out.mkdir(exist_ok=True)
         write_report(report, out)

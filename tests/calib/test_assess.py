@@ -12,7 +12,7 @@ from videossm.calib import sensitivity
 from videossm.calib.assess import (
     CompareError,
     Inputs,
-    Made,
+    Origin,
     check_comparable,
     full_report,
     report_inputs,
@@ -50,13 +50,13 @@ def fp16_plan(test_plan, tmp_path_factory):
 
 
 @pytest.fixture
-def made(test_plan, int8_calibration):
+def origin(test_plan, int8_calibration):
     """How the int8 plan was made, without attention's products."""
     linears, _, skipped = candidates(test_plan)
-    return Made(int8_calibration, [linear.name for linear in linears], linears, skipped)
+    return Origin(int8_calibration, [linear.name for linear in linears], linears, skipped)
 
 
-def check_common_parts(report, test_plan, int8_plan, made):
+def check_common_parts(report, test_plan, int8_plan, origin):
     assert [step.sigma for step in report.steps] == [*test_plan.manifest.sampler.sigmas, 0.0]
     assert all(0 < step.relative_error.mean <= step.relative_error.worst for step in report.steps)
     assert all(step.cosine.worst <= step.cosine.mean < 1 for step in report.steps)
@@ -66,9 +66,9 @@ def check_common_parts(report, test_plan, int8_plan, made):
     assert report.header.a.identity == test_plan.identity
     assert (report.header.b.precision, report.header.prompts, report.header.seeds) == ("int8", *inputs_of(INPUTS))
     assert report.header.calibration.rollouts == 2 and report.header.calibration.quantize_attention
-    assert len(report.skipped) == len(made.skipped)
+    assert len(report.skipped) == len(origin.skipped)
     assert report.speed.chunks == 3 and set(report.speed.engines) == {"text_encoder", "step", "memory", "decoder"}
-    assert report.sizes.quantised_weights.a_bytes == sum(4 * np.prod(linear.shape) for linear in made.quantised)
+    assert report.sizes.quantised_weights.a_bytes == sum(4 * np.prod(linear.shape) for linear in origin.quantised)
     assert 0.25 < report.sizes.quantised_weights.ratio < 0.35
     assert report.sizes.files["calibration.json"].a_bytes == 0
     assert report.sizes.files["decoder.onnx"].ratio == 1
@@ -79,9 +79,9 @@ def inputs_of(inputs):
     return inputs.prompts, inputs.seeds
 
 
-def test_a_short_report_of_a_quantised_plan(test_plan, int8_plan, made, bars, said):
-    report = short_report(test_plan, int8_plan, INPUTS, made, bars, said.append)
-    check_common_parts(report, test_plan, int8_plan, made)
+def test_a_short_report_of_a_quantised_plan(test_plan, int8_plan, origin, bars, said):
+    report = short_report(test_plan, int8_plan, INPUTS, origin, bars, said.append)
+    check_common_parts(report, test_plan, int8_plan, origin)
     assert report.sensitivity is None
     total = 2 * 3 * 5 + 2 * (1 + 3)
     assert bars.seen == [("chunk", total, total)], "A, one pass after the other through B, B from A's states"
@@ -89,36 +89,36 @@ def test_a_short_report_of_a_quantised_plan(test_plan, int8_plan, made, bars, sa
     assert said == [], "it is not long"
 
 
-def test_a_full_report_of_a_quantised_plan(test_plan, int8_plan, made, bars, said):
-    report = full_report(test_plan, int8_plan, INPUTS, made, bars, said.append)
-    check_common_parts(report, test_plan, int8_plan, made)
+def test_a_full_report_of_a_quantised_plan(test_plan, int8_plan, origin, bars, said):
+    report = full_report(test_plan, int8_plan, INPUTS, origin, bars, said.append)
+    check_common_parts(report, test_plan, int8_plan, origin)
     assert (report.free_running.chunks, all(error > 0 for error in report.free_running.relative_error)) == (5, True)
     assert report.evaluation == (), "nobody can judge what this plan shows"
-    assert {layer.layer for layer in report.sensitivity.layers} == set(made.layers)
-    assert [layer.rank for layer in report.sensitivity.layers] == list(range(1, 1 + len(made.layers)))
+    assert {layer.layer for layer in report.sensitivity.layers} == set(origin.layers)
+    assert [layer.rank for layer in report.sensitivity.layers] == list(range(1, 1 + len(origin.layers)))
     errors = [layer.error for layer in report.sensitivity.layers]
     assert errors == sorted(errors, reverse=True)
     assert {layer.kept for layer in report.sensitivity.layers} == {"int8"}
-    total = 2 * 4 * 5 + 2 * (1 + 3) + 2 * len(made.layers)
+    total = 2 * 4 * 5 + 2 * (1 + 3) + 2 * len(origin.layers)
     assert bars.seen == [("chunk", total, total)]
     assert bars.stages == ["rollout 1 of 2", "rollout 2 of 2", "sensitivity", "speed"]
 
 
-def test_layers_that_are_ranked_already_are_not_ranked_again(test_plan, int8_plan, made, bars, said):
-    errors = {name: 1 / rank for rank, name in enumerate(made.layers, 1)}
-    first = made.layers[0]
-    ranking = Ranking(errors, dict.fromkeys(made.layers, "step"), 0.3, Fallback((first,), 0.5, 0.25))
+def test_layers_that_are_ranked_already_are_not_ranked_again(test_plan, int8_plan, origin, bars, said):
+    errors = {name: 1 / rank for rank, name in enumerate(origin.layers, 1)}
+    first = origin.layers[0]
+    ranking = Ranking(errors, dict.fromkeys(origin.layers, "step"), 0.3, Fallback((first,), 0.5, 0.25))
     for kind in (short_report, full_report):
-        table = kind(test_plan, int8_plan, INPUTS, replace(made, ranking=ranking), bars, said.append).sensitivity
+        table = kind(test_plan, int8_plan, INPUTS, replace(origin, ranking=ranking), bars, said.append).sensitivity
         assert {layer.layer: layer.error for layer in table.layers} == errors
         assert [layer.layer for layer in table.layers if layer.kept == "fp32"] == [first]
         assert (table.budget, table.fallback[0].error_before, table.fallback[0].error_after) == (0.3, 0.5, 0.25)
     assert "sensitivity" not in bars.stages
 
 
-def test_a_budget_that_held_is_ranked_by_a_full_report_only(test_plan, int8_plan, made, bars, said):
-    held = replace(made, layers=made.layers[:2], ranking=Ranking({}, {}, 0.3, Fallback((), 0.1, 0.1)))
-    held = replace(held, ranking=replace(held.ranking, engines=dict.fromkeys(made.layers, "step")))
+def test_a_budget_that_held_is_ranked_by_a_full_report_only(test_plan, int8_plan, origin, bars, said):
+    held = replace(origin, layers=origin.layers[:2], ranking=Ranking({}, {}, 0.3, Fallback((), 0.1, 0.1)))
+    held = replace(held, ranking=replace(held.ranking, engines=dict.fromkeys(origin.layers, "step")))
     tables = [
         kind(test_plan, int8_plan, INPUTS, held, bars, said.append).sensitivity for kind in (short_report, full_report)
     ]
@@ -126,20 +126,20 @@ def test_a_budget_that_held_is_ranked_by_a_full_report_only(test_plan, int8_plan
     assert [table.fallback[0].error_before for table in tables] == [0.1, 0.1]
 
 
-def test_long_reports_are_announced(test_plan, int8_plan, made, bars, said, monkeypatch):
+def test_long_reports_are_announced(test_plan, int8_plan, origin, bars, said, monkeypatch):
     """From the time that a few chunks take: a second each, here."""
     clock = iter(range(1000))
     monkeypatch.setattr(module, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(module, "_speed", lambda *arguments: None)
-    short_report(test_plan, int8_plan, INPUTS, made, bars, said.append)
+    short_report(test_plan, int8_plan, INPUTS, origin, bars, said.append)
     assert said == [], "38 chunks in thirds of a second"
-    full_report(test_plan, int8_plan, replace(INPUTS, chunks=20), made, bars, said.append)
-    chunks = 2 * 4 * 20 + 2 * (1 + 3) + 2 * len(made.layers)
+    full_report(test_plan, int8_plan, replace(INPUTS, chunks=20), origin, bars, said.append)
+    chunks = 2 * 4 * 20 + 2 * (1 + 3) + 2 * len(origin.layers)
     assert said == [f"report: about {chunks / 4:.0f} seconds on this machine"]
 
 
 def test_a_plan_against_itself(test_plan, bars, said):
-    report = full_report(test_plan, test_plan, replace(INPUTS, chunks=4), Made(), bars, said.append)
+    report = full_report(test_plan, test_plan, replace(INPUTS, chunks=4), Origin(), bars, said.append)
     assert all(step.relative_error.worst == 0 for step in report.steps)
     for course in (report.guided, report.free_running):
         assert set(course.relative_error) == {0.0}
@@ -151,7 +151,7 @@ def test_a_plan_against_itself(test_plan, bars, said):
 def test_half_precision_on_either_side(test_plan, fp16_plan, int8_plan, bars, said, sides):
     plans = {"fp32": test_plan, "fp16": fp16_plan, "int8": int8_plan}
     pair = (plans[side] for side in sides.split())
-    report = short_report(*pair, replace(INPUTS, chunks=2), Made(), bars, said.append)
+    report = short_report(*pair, replace(INPUTS, chunks=2), Origin(), bars, said.append)
     assert 0 < report.guided_error < 0.1
     assert report.speed is None, "the emulation's speed says nothing"
     assert bars.seen == [("chunk", 12, 12)]
@@ -184,13 +184,13 @@ def test_both_plans_are_evaluated_while_their_files_are_there(test_plan, fp16_pl
     monkeypatch.setattr(module, "evaluation_chunks", lambda plan: 1)
     monkeypatch.setattr(module, "evaluate", evaluate)
     pair, inputs = (test_plan, fp16_plan), Inputs(("red",), (1,), 2)
-    report = full_report(*pair, inputs, Made(), bars, said.append)
+    report = full_report(*pair, inputs, Origin(), bars, said.append)
     assert given == [1, 1], "one thread each: rollouts run side by side"
     assert bars.seen == [("chunk", 10, 10)]
     assert bars.stages == ["rollout 1 of 1", "evaluation of A", "evaluation of B"]
     (score,) = report.evaluation
     assert (score.at, score.name, score.a_percent, score.b_percent, score.videos) == ("5 s", "colour", 75, 50, 4)
-    assert not full_report(*pair, inputs, Made(), bars, said.append, evaluation=False).evaluation
+    assert not full_report(*pair, inputs, Origin(), bars, said.append, evaluation=False).evaluation
 
 
 @pytest.mark.parametrize(
