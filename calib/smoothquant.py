@@ -12,8 +12,8 @@ read has its weight and bias divided by s. Elsewhere it is one Mul in front of t
 | linears | X is | |
 |---|---|---|
 | cross_attn.q; text encoder qkv, ffn.0 | an affine norm's output, which nothing else reads | folded |
-| self_attn.q, k, v | norm1, modulated; gates read it too, and the modulation is one for all blocks | Mul |
-| ffn.0 | norm2, modulated by the same | Mul |
+| self_attn.q, k, v | norm1, modulated by the noise level; gates read it too | Mul |
+| ffn.0 | norm2, modulated by the noise level | Mul |
 | self_attn.o | attention plus the memory's read-out: no linear map of one weight makes it | Mul |
 | cross_attn.o | attention over values that the text encoder's engine makes | Mul |
 | ffn.2, text_embedding.2 | GELU's output: no scale passes through it | Mul |
@@ -103,7 +103,8 @@ def _foldable_norm(model: ModelProto, tensor: str, linears: set[str]) -> NodePro
         return None
     for node in model.graph.node:
         if tensor in node.output:
-            return node if node.op_type == "LayerNormalization" and len(node.input) == 3 else None
+            affine = node.op_type == "LayerNormalization" and len(node.input) == 3
+            return node if affine and initializers(model).keys() >= set(node.input[1:]) else None
     return None
 
 

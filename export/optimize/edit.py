@@ -59,7 +59,7 @@ def joined(graph: ir.Graph, name: str, parts: Sequence[ir.Value], shape: tuple[i
 
 def add_constant(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     """An initializer of `graph` with the tensor's name."""
-    value = ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+    value = ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype))
     value.const_value = tensor
     graph.register_initializer(value)
     return value

@@ -37,10 +37,10 @@ def tabulate(graph: ir.Graph, name: str, levels: Sequence[float]) -> None:
     widths = {sizes[-1] for value in ends if (sizes := shape_of(value))}
     if not ends or len(widths) > 1:
         return
-    rows = [(shape_of(value) or ())[1] for value in ends]
+    rows = [sizes[1] for value in ends if (sizes := shape_of(value))]
     table = add_constant(graph, ir.tensor(_evaluated(graph, sigma, ends, levels), name=f"{MODULE}.table"))
     known = add_constant(graph, ir.tensor(np.array(levels, np.float32), name=f"{MODULE}.levels"))
-    sizes = add_constant(graph, ir.tensor(np.array(rows, np.int64), name=f"{MODULE}.rows"))
+    counts = add_constant(graph, ir.tensor(np.array(rows, np.int64), name=f"{MODULE}.rows"))
     values = [like(sigma, f"{MODULE}.{label}", (len(levels),)) for label in ("difference", "distance")]
     nearest = ir.Value(name=f"{MODULE}.nearest", shape=ir.Shape((1,)), type=ir.TensorType(ir.DataType.INT64))
     row = like(sigma, f"{MODULE}.row", (1, sum(rows), widths.pop()))
@@ -50,7 +50,7 @@ def tabulate(graph: ir.Graph, name: str, levels: Sequence[float]) -> None:
         ir.node("Abs", [values[0]], outputs=[values[1]]),
         ir.node("ArgMin", [values[1]], {"axis": 0, "keepdims": 1}, outputs=[nearest]),
         ir.node("Gather", [table, nearest], {"axis": 0}, outputs=[row]),
-        ir.node("Split", [row, sizes], {"axis": 1}, outputs=parts),
+        ir.node("Split", [row, counts], {"axis": 1}, outputs=parts),
     ]
     for node in new:
         node.name = node.outputs[0].name

@@ -99,7 +99,7 @@ def predict_first(model: Transformer, layout: Layout, noisy: Tensor, sigma: Tens
     """The prediction for first chunks [B, F, C, h, w] at `sigma` [B]: no past, no memory."""
     time, modulation = model.time_state(sigma)
     x = model.embed(noisy)
-    batch, tokens = x.shape[:2]
+    tokens = x.shape[1]
     angles = model.angles(layout.chunk_position[0])
     past = Past(x[:, :0], x[:, :0], None)
     positions = Positions(angles, torch.ones(1, 1, 1, tokens, dtype=torch.bool))
