@@ -47,7 +47,8 @@ class TappedBackend(OnnxRuntimeBackend):
         if not taps:
             return super().load(name, spec, file)
         model = onnx.load(file, load_external_data=False)
-        tapped = _expose(model, taps)
+        own_inputs = [tensor.name for tensor in spec.inputs if tensor.name in taps]
+        tapped = _expose(model, [tensor for tensor in taps if tensor not in own_inputs])
         options = session_options(self._precision, self._threads, self._placement)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
         try:
@@ -56,26 +57,28 @@ class TappedBackend(OnnxRuntimeBackend):
             why = " ".join(str(error).split())
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
         buffers = {tensor.name: HostBuffer(np.zeros(_shape(tensor), np.float32)) for tensor in tapped}
-        return TappedEngine(session, name, buffers, self._on_run, self._placement)
+        return TappedEngine(session, name, own_inputs, buffers, self._on_run, self._placement)
 
 
 class TappedEngine(OnnxRuntimeEngine):
-    """An engine that fills `buffers` as well, and says so after every run."""
+    """An engine that fills `buffers` as well, and says so after every run, with those and its `own_inputs`."""
 
     def __init__(
         self,
         session: ort.InferenceSession,
         name: str,
+        own_inputs: Sequence[str],
         buffers: dict[str, HostBuffer],
         on_run: OnRun,
         placement: Placement | None,
     ) -> None:
         super().__init__(session, placement=placement)
-        self._name, self._buffers, self._on_run = name, buffers, on_run
+        self._name, self._own_inputs, self._buffers, self._on_run = name, own_inputs, buffers, on_run
 
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Pass:  # type: ignore[override]
         bound = super().bind(inputs, {**self._buffers, **outputs})
-        arrays = _arrays({name: outputs.get(name, buffer) for name, buffer in self._buffers.items()})
+        tapped = {name: inputs[name] for name in self._own_inputs}
+        arrays = _arrays(tapped | {name: outputs.get(name, buffer) for name, buffer in self._buffers.items()})
         return WatchedPass(bound, lambda: self._on_run(self._name, arrays))
 
 

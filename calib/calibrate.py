@@ -75,14 +75,17 @@ class _Statistics:
         return {name: self._scale(engine, found) for (owner, name), found in self._tensors.items() if owner == engine}
 
     def _scale(self, engine: str, found: _Tensor) -> TensorScale:
-        amax = found.observer.compute()
-        sigmas = self._sigmas if engine == "step" else []  # the text encoder runs once a prompt
+        observer, form = found.observer, FORMATS[self._precision]
+        amax = observer.compute()
+        low = min(observer.low, 0.0) if form.is_one_sided(observer.low, observer.amax) else None
         steps = (
             Step(sigma=sigma, amax=float(found.amax[i]), mean_square=float(found.squares[i] / max(1, found.counts[i])))
-            for i, sigma in enumerate(sigmas)
+            for i, sigma in enumerate(self._sigmas)
         )
-        scale = FORMATS[self._precision].scale(amax)
-        return TensorScale(amax=amax, scale=scale, steps=tuple(steps), channel_amax=None)
+        scale, zero_point = form.codes(amax, low)
+        return TensorScale(
+            amax=amax, low=low, scale=scale, zero_point=zero_point, steps=tuple(steps), channel_amax=None
+        )
 
 
 class _Tensor:
@@ -141,7 +144,8 @@ def _calibration(
     for engine, by_name in channels.items():
         for name, amax in by_name.items():
             largest = float(amax.max())
-            unsmoothed = TensorScale(amax=largest, scale=FORMATS[precision].scale(largest), steps=(), channel_amax=None)
+            scale = FORMATS[precision].scale(largest)
+            unsmoothed = TensorScale(amax=largest, low=None, scale=scale, zero_point=0, steps=(), channel_amax=None)
             entry = tensors[engine].get(name, unsmoothed)
             tensors[engine][name] = entry.model_copy(update={"channel_amax": tuple(map(float, amax))})
     return Calibration(

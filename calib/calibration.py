@@ -48,7 +48,7 @@ class Source(_Part):
 
 
 class Settings(_Part):
-    """How it was recorded: one rollout of `chunks` chunks for each of `seeds`, with `prompts` in turn, all encoded."""
+    """How it was recorded: one rollout of `chunks` chunks for each of `seeds`, with `prompts` in turn."""
 
     method: Method
     prompts: tuple[str, ...]
@@ -68,11 +68,17 @@ class Step(_Part):
 
 
 class TensorScale(_Part):
-    """`scale` is amax over the format's largest code."""
+    """The codes for values up to `amax`, as `Format.codes` has them.
+
+    `low`: the smallest value of a tensor whose values lie almost all on one side of 0, as GELU's do; else null, and the
+    codes are symmetric.
+    """
 
     amax: Scale
+    low: Annotated[float, Field(le=0)] | None
     scale: Scale
-    steps: tuple[Step, ...]  # in the order of a chunk's passes, the commit (sigma 0) last; empty for the text encoder
+    zero_point: Annotated[int, Field(ge=-128, le=127)]
+    steps: tuple[Step, ...]  # in the order of a chunk's passes, the commit (sigma 0) last
     channel_amax: tuple[NonNegativeFloat, ...] | None  # [K], of what SmoothQuant rescales
 
 
@@ -93,11 +99,16 @@ class Calibration(_Part):
                 known = ", ".join(self.source.engines)
                 raise _damaged(f"tensors: got the engine {engine}, expected one of source.engines ({known})")
             for name, tensor in tensors.items():
-                expected = FORMATS[self.precision].scale(tensor.amax)
-                if not math.isclose(tensor.scale, expected, rel_tol=_RELATIVE):
+                expected = FORMATS[self.precision].codes(tensor.amax, tensor.low)
+                if not math.isclose(tensor.scale, expected.scale, rel_tol=_RELATIVE):
                     raise _damaged(
-                        f"tensors.{engine}.{name}.scale: got {tensor.scale:.7g}, expected {expected:.7g}, "
+                        f"tensors.{engine}.{name}.scale: got {tensor.scale:.7g}, expected {expected.scale:.7g}, "
                         f"which stands for amax {tensor.amax:.7g} in {self.precision}"
+                    )
+                if tensor.zero_point != expected.zero_point:
+                    raise _damaged(
+                        f"tensors.{engine}.{name}.zero_point: got {tensor.zero_point}, expected "
+                        f"{expected.zero_point}, which follows from low {tensor.low} and amax {tensor.amax:.7g}"
                     )
         return self
 

@@ -1,7 +1,7 @@
 """The products of a graph that can be quantised, by the module that each comes from, and why the others are not.
 
 A linear is a `MatMul(x, W)` with a constant W, mostly with an `Add(bias)` after it. Which of them are quantised is a
-table of module names: the projections of attention, feed-forward and text embedding. Gates stay fp32, because the scan
+table of module names: the projections of attention and feed-forward. Gates stay fp32, because the scan
 amplifies their error; so do the first and the last layer and what runs once a step on one token.
 """
 
@@ -23,8 +23,6 @@ _QUANTISED = ""
 _TABLE = (  # module, why it is skipped
     (r"transformer\.blocks\.\d+\.(self_attn|cross_attn)\.([qkvo]|q\+k\+v)", _QUANTISED),
     (r"transformer\.blocks\.\d+\.ffn\.[02]", _QUANTISED),
-    (r"text_encoder\.layers\.\d+\.(qkv|o|ffn\.[02])", _QUANTISED),
-    (r"transformer\.text_embedding\.[02]", _QUANTISED),
     (r"transformer\.blocks\.\d+\.memory\.(decay\+beta|out_gate)", "gate of the memory, whose error the scan amplifies"),
     (r"transformer\.patch_embedding", "first layer"),
     (r"transformer\.head\.head", "last layer"),

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,12 +49,38 @@ class NonFiniteError(ObserverError):
         self.tensor, self.value = tensor, value
 
 
+class Codes(NamedTuple):
+    """A value is (code - zero_point) * scale."""
+
+    scale: float
+    zero_point: int
+
+
 @dataclass(frozen=True)
 class Format:
-    """Codes of 8 bits, symmetric around 0. `round_codes` rounds values within +-`largest` to the nearest code."""
+    """Codes of 8 bits, symmetric around 0. `round_codes` rounds values within +-`largest` to the nearest code.
+
+    `one_sided`: does it have codes from `-largest - 1` on that a zero point can move, for values of one sign?
+    """
 
     largest: float
     round_codes: Callable[[NDArray[Any]], NDArray[Any]]
+    one_sided: bool = False
+
+    def is_one_sided(self, low: float, amax: float) -> bool:
+        """Do values from `low` to `amax` leave more than a third of the symmetric codes unused, and can that be had?"""
+        return self.one_sided and low > -amax / 3
+
+    def codes(self, amax: float, low: float | None) -> Codes:
+        """Those for values from `low` to `amax`; symmetric ones where `low` is None."""
+        if low is None:
+            return Codes(self.scale(amax), 0)
+        scale = (amax - low) / (2 * self.largest + 1)
+        return Codes(scale, round(-self.largest - 1 - low / scale))
+
+    def finer(self, amax: float, low: float) -> Format:
+        """The format of which `codes` makes use between 0 and `amax`: with about twice as many codes there."""
+        return Format((2 * self.largest + 1) * amax / (amax - low), self.round_codes)
 
     def scale(self, amax: float) -> float:
         """What a code of 1 stands for when the largest code stands for `amax`."""
@@ -80,11 +106,14 @@ def _round_e4m3(codes: NDArray[AnyFloat]) -> NDArray[AnyFloat]:
     return (codes + large) - large
 
 
-FORMATS: dict[Precision, Format] = {"int8": Format(127.0, np.rint), "fp8": Format(448.0, _round_e4m3)}
+FORMATS: dict[Precision, Format] = {"int8": Format(127.0, np.rint, one_sided=True), "fp8": Format(448.0, _round_e4m3)}
 
 
 class Observer(ABC):
-    """`collect` values of one tensor in any portions, then `compute` its amax. `amax` is the largest |x| so far."""
+    """`collect` values of one tensor in any portions, then `compute` its amax.
+
+    `amax` is the largest |x| so far, `low` the smallest x.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -92,7 +121,7 @@ class Observer(ABC):
 
     def reset(self) -> None:
         """Forgets everything that was collected."""
-        self.amax = 0.0
+        self.amax, self.low = 0.0, math.inf
         self._collected = False
 
     def collect(self, values: Floats) -> None:
@@ -106,7 +135,7 @@ class Observer(ABC):
         if not math.isfinite(amax):
             raise NonFiniteError(self.name, amax)
         self._count(magnitudes, amax)
-        self.amax = max(self.amax, amax)
+        self.amax, self.low = max(self.amax, amax), min(self.low, float(values.min()))
         self._collected = True
 
     def compute(self) -> float:
@@ -263,7 +292,10 @@ class MseObserver(_HistogramObserver):
         (occupied,) = np.nonzero(self._counts)
         centres = (occupied[:, None] + 0.5) * self._width
         counts = self._counts[occupied, None].astype(np.float64)
-        return float(_least_error(centres, counts, np.array([self.amax]), self._format, _LEAST_FRACTION)[0])
+        form = self._format
+        if form.is_one_sided(self.low, self.amax):
+            form = form.finer(self.amax, self.low)
+        return float(_least_error(centres, counts, np.array([self.amax]), form, _LEAST_FRACTION)[0])
 
 
 def _least_error(values: Floats, counts: Floats, amax: Floats, form: Format, least_fraction: float) -> Floats:

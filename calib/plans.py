@@ -16,14 +16,19 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 from videossm.calib.calibration import Calibration, CalibrationError
 from videossm.calib.half import to_half
 from videossm.calib.linears import Linear, Product, Skipped, find_linears, find_products
-from videossm.calib.observers import weight_scales
+from videossm.calib.observers import Codes, weight_scales
 from videossm.calib.qdq import quantize, quantize_attention
 from videossm.calib.smoothquant import smooth
 from videossm.runtime import Plan
 from videossm.runtime.errors import UserError
 from videossm.runtime.plan import write_manifest
 
-QUANTISED_ENGINES = ("text_encoder", "step")  # memory and decoder stay fp32: the one is state, the other pixels
+QUANTISED_ENGINES = ("step",)
+KEPT_ENGINES = {  # why they stay fp32
+    "text_encoder": "runs once a prompt, and every pass reads what it makes",
+    "memory": "state",
+    "decoder": "pixels",
+}
 INLINE_BYTES = 1 << 27  # of a graph's weights; more go to a file beside it
 HALF = {"fp16": "float16", "bf16": "bfloat16"}  # precision -> dtype of its tensors
 CALIBRATION_FILE = "calibration.json"
@@ -53,7 +58,8 @@ def candidates(plan: Plan) -> tuple[list[Linear], list[Product], list[Skipped]]:
             linears += found
             products += find_products(model, name)
         else:
-            left += [Skipped(linear.name, name, "engine that stays fp32") for linear in found]
+            layers = [linear.name for linear in found] + [skip.name for skip in left]
+            left = [Skipped(layer, name, KEPT_ENGINES[name]) for layer in layers]
         skipped += left
     return linears, products, skipped
 
@@ -86,14 +92,14 @@ def quantized_graph(plan: Plan, engine: str, calibration: Calibration, chosen: C
     wanted = [linear.input for linear in linears]
     wanted += [name for product in products for name in (product.query, product.key, product.value)]
     calibration.check_tensors(engine, wanted)
-    scales = {name: tensor.scale for name, tensor in tensors.items()}
+    codes = {name: Codes(tensor.scale, tensor.zero_point) for name, tensor in tensors.items()}
 
     def columns(weight: Any) -> Any:
         return weight_scales(weight, calibration.precision, settings.method)
 
-    quantize(model, linears, scales, calibration.precision, columns, folder)
+    quantize(model, linears, codes, calibration.precision, columns, folder)
     load_external_data_for_model(model, str(folder))
-    return quantize_attention(model, products, scales, calibration.precision)
+    return quantize_attention(model, products, codes, calibration.precision)
 
 
 def write_quantized(plan: Plan, calibration: Calibration, chosen: Collection[str], folder: Path) -> Plan:

@@ -5,8 +5,9 @@
             QDQ(x) = DequantizeLinear(QuantizeLinear(x, x.scale, x.zero), x.scale, x.zero)
 
 An activation has one scale, [] fp32; a weight is stored in 8 bits with a scale per output channel, [N] fp32. All of it
-is symmetric: int8 in [-127, 127] (activations saturate at -128), fp8 (E4M3) in [-448, 448]. What else reads x, a gate
-for one, reads it in fp32 still.
+is symmetric: int8 in [-127, 127] (activations saturate at -128), fp8 (E4M3) in [-448, 448]. But for what is almost of
+one sign, as GELU makes it: there int8's zero point moves all 256 codes to that side. What else reads x, a gate for one,
+reads it in fp32 still.
 
 Constraints, all of them from ONNX Runtime 1.31 on a CPU; TensorRT-RTX 1.7 takes what comes of them:
 - Zero points are written out: without one it takes int8 for uint8.
@@ -43,7 +44,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from videossm.calib.graph import add_constant, drop_unread, initializers, rebuild, replace_input, values_of
 from videossm.calib.linears import Linear, Product
-from videossm.calib.observers import FORMATS, Precision
+from videossm.calib.observers import FORMATS, Codes, Precision
 from videossm.runtime.errors import UserError
 
 LOWEST = -65504.0  # a masked score: finite in every type that a graph may be cast to, and its exp() is 0
@@ -58,7 +59,7 @@ class QuantizationError(UserError):
 def quantize(
     model: ModelProto,
     linears: Sequence[Linear],
-    scales: Mapping[str, float],
+    codes: Mapping[str, Codes],
     precision: Precision,
     weight_scales: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     folder: Path | None = None,
@@ -66,7 +67,7 @@ def quantize(
     """Quantises the given linears of `model` itself, and returns it.
 
     Args:
-        scales: of every tensor that the linears read.
+        codes: of every tensor that the linears read.
         weight_scales: from a weight [K, N] to its scales [N], above 0.
         folder: where the weights lie that were not loaded with the model. One is read at a time; the others can be
             loaded afterwards with `onnx.load_external_data_for_model`.
@@ -81,7 +82,7 @@ def quantize(
         label = f"{linear.input}.{count}" if count else linear.input
         readers[linear.input] += 1
         added = before.setdefault(linear.node, [])
-        activation = _pair(model, added, linear.input, label, _scale(scales, linear.input), precision)
+        activation = _pair(model, added, linear.input, label, _checked(codes, linear.input), precision)
         weight = _quantize_weight(model, added, linear, precision, weight_scales, folder)
         nodes[linear.node].input[:] = [activation, weight]
         drop_unread(model, {linear.weight})
@@ -96,21 +97,21 @@ def quantize(
 
 
 def quantize_attention(
-    model: ModelProto, products: Sequence[Product], scales: Mapping[str, float], precision: Precision
+    model: ModelProto, products: Sequence[Product], codes: Mapping[str, Codes], precision: Precision
 ) -> ModelProto:
     """Quantises the two products of the given Attention nodes of `model` itself, and returns it.
 
-    `scales` are those of the queries, keys and values that the nodes read.
+    `codes` are those of the queries, keys and values that the nodes read.
     Raises QuantizationError when one is missing or unusable, or a node is of another form than export writes.
     """
     nodes = {node.name: node for node in model.graph.node}
-    before = {product.node: _take_apart(model, product, nodes[product.node], scales, precision) for product in products}
+    before = {product.node: _take_apart(model, product, nodes[product.node], codes, precision) for product in products}
     rebuild(model, before, dropped=set(before))
     return model
 
 
 def _take_apart(
-    model: ModelProto, product: Product, node: NodeProto, scales: Mapping[str, float], precision: Precision
+    model: ModelProto, product: Product, node: NodeProto, codes: Mapping[str, Codes], precision: Precision
 ) -> list[NodeProto]:
     heads, mask = _heads_and_mask(product, node)
     scale = 1 / math.sqrt(_query_width(model, product) // heads)
@@ -127,7 +128,7 @@ def _take_apart(
     def split(tensor: str, label: str, *order: int) -> str:
         apart = add("Reshape", [tensor, heads_shape], f"{label}.heads")
         ordered = add("Transpose", [apart], label, perm=order)
-        return _pair(model, nodes, ordered, ordered, _scale(scales, tensor), precision)
+        return _pair(model, nodes, ordered, ordered, _checked(codes, tensor), precision)
 
     heads_shape = constant("heads_shape", np.array([0, 0, heads, -1]))
     query, key = split(product.query, "query", 0, 2, 1, 3), split(product.key, "key", 0, 2, 3, 1)
@@ -136,7 +137,7 @@ def _take_apart(
     if mask:
         scores = add("Where", [mask, scores, constant("lowest", np.array(LOWEST, np.float32))], "masked")
     softmax = add("Softmax", [scores], "softmax", axis=-1)
-    probabilities = _pair(model, nodes, softmax, softmax, FORMATS[precision].scale(1.0), precision)
+    probabilities = _pair(model, nodes, softmax, softmax, FORMATS[precision].codes(1.0, None), precision)
     seen = add("MatMul", [probabilities, split(product.value, "value", 0, 2, 1, 3)], "seen")
     seen = add("Transpose", [seen], "tokens", perm=[0, 2, 1, 3])
     add("Reshape", [seen, constant("packed_shape", np.array([0, 0, -1]))], "packed", node.output[0])
@@ -166,12 +167,12 @@ def _query_width(model: ModelProto, product: Product) -> int:
 
 
 def _pair(
-    model: ModelProto, nodes: list[NodeProto], tensor: str, label: str, scale: float, precision: Precision
+    model: ModelProto, nodes: list[NodeProto], tensor: str, label: str, codes: Codes, precision: Precision
 ) -> str:
     """Appends QuantizeLinear and DequantizeLinear to `nodes`; returns the latter's output."""
     constants = [
-        add_constant(model, f"{label}.scale", np.array(scale, np.float32)),
-        add_constant(model, f"{label}.zero", np.zeros((), _DTYPES[precision])),
+        add_constant(model, f"{label}.scale", np.array(codes.scale, np.float32)),
+        add_constant(model, f"{label}.zero", np.array(codes.zero_point, _DTYPES[precision])),
     ]
     quantised, back = f"{label}.q", f"{label}.dq"
     nodes.append(helper.make_node("QuantizeLinear", [tensor, *constants], [quantised], name=quantised))
@@ -201,10 +202,11 @@ def _quantize_weight(
     return f"{name}.dq"
 
 
-def _scale(scales: Mapping[str, float], tensor: str) -> float:
-    scale = scales.get(tensor)
-    if scale is None or not 0 < np.float32(scale) < math.inf:
+def _checked(codes: Mapping[str, Codes], tensor: str) -> Codes:
+    found = codes.get(tensor)
+    if found is None or not 0 < np.float32(found.scale) < math.inf:
+        got = found and found.scale
         raise QuantizationError(
-            f"scale of {tensor!r}: got {scale}, expected a positive number; calibrate this plan again"
+            f"scale of {tensor!r}: got {got}, expected a positive number; calibrate this plan again"
         )
-    return scale
+    return found

@@ -61,7 +61,6 @@ def record(
 ) -> None:
     """Rolls `plan` out once for every seed, `chunks` chunks each, with the prompts in turn.
 
-    Prompts that are left over are encoded: that costs next to nothing, and it shows the text encoder their words.
     `on_pass` is called after every pass of a tapped engine, `on_chunk` after every chunk. `taps` and `files`: see
     TappedBackend. Raises RecordingError without prompts.
     """
@@ -76,9 +75,6 @@ def record(
         rollout.restore(started(fresh, prompts[number % len(prompts)], seed))
         for _ in islice(rollout, chunks):
             on_chunk()
-    for number, prompt in enumerate(prompts[len(seeds) :], len(seeds)):
-        state.start(number)
-        rollout.restore(_encoded(fresh, prompt))
 
 
 def record_random(
@@ -120,12 +116,6 @@ def started(fresh: Snapshot, prompt: str, seed: int) -> Snapshot:
     """The snapshot of a rollout that has made nothing yet, for another prompt and seed: engines load once."""
     streams = range(len(fresh.header.seeds))
     header = {"next_prompts": [prompt for _ in streams], "seeds": [seed + stream for stream in streams]}
-    return Snapshot(fresh.header.model_copy(update=header), fresh.tensors)
-
-
-def _encoded(fresh: Snapshot, prompt: str) -> Snapshot:
-    """The same with `prompt` in force already, so that restoring it encodes the prompt."""
-    header = {"prompts": [prompt for _ in fresh.header.seeds], "next_prompts": None}
     return Snapshot(fresh.header.model_copy(update=header), fresh.tensors)
 
 

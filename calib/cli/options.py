@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # imports onnx: --help does without
 
 METHODS = ("max", "percentile", "entropy", "mse")
 SIZE, CHUNKS, METHOD = 8, 24, "mse"
-PROMPTS = 32  # all are encoded; as many as there are rollouts are rolled out
 SEED = 1_000_000  # of the first rollout: apart from those of the evaluation
 
 
@@ -73,7 +72,7 @@ class CalibrationOptions:
 
         size = self.calibration_size or SIZE
         if self.calibration_prompts is None:
-            prompts = default_prompts(plan, max(size, PROMPTS), SEED)
+            prompts = default_prompts(plan, size, SEED)
         else:
             prompts = read_prompts(self.calibration_prompts, plan)
         return Settings(
@@ -105,7 +104,7 @@ _OPTIONS = (
         "--calibration-prompts",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Prompts, one a line: all are encoded, and rolled out in turn. The preset's own kind if not given.",
+        help="Prompts, one a line, which are rolled out in turn. The preset's own kind if not given.",
     ),
     click.option("--calibration-size", type=int, help=f"Rollouts to record; {SIZE} if not given."),
     click.option("--calibration-chunks", type=int, help=f"Chunks of each rollout; {CHUNKS} if not given."),

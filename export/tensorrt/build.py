@@ -13,6 +13,7 @@ from videossm.calib.plans import graph_files, share
 from videossm.export.tensorrt.engine import EngineBuilder, Progress
 from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions
 from videossm.export.tensorrt.worker import in_thread
+from videossm.export.tensorrt.zero_points import without_zero_points
 from videossm.runtime import Plan
 from videossm.runtime.backends.tensorrt.module import load_tensorrt
 from videossm.runtime.backends.tensorrt.preflight import check_build, check_graphs, check_room, portable_architectures
@@ -45,6 +46,8 @@ def build_engines(
     trt = load_tensorrt(backend)
     with TemporaryDirectory(prefix=".graphs-", dir=folder.parent) as temporary:
         graphs = {name: plan.path / spec.file for name, spec in plan.manifest.engines.items()}
+        if plan.manifest.precision == "int8":
+            graphs = {name: without_zero_points(graph, Path(temporary)) for name, graph in graphs.items()}
         if options.plugins and "memory" in graphs:
             from videossm.export.tensorrt.plugin_memory import write_plugin_memory  # and torch with it
 

@@ -47,13 +47,13 @@ class Generator(nn.Module):
             nn.init.zeros_(block.ffn.get_parameter("2.weight"))
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
     """`transformer.attend` spelled out: the fused operator's backward pass takes half of an iteration on a CPU."""
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if visible is not None:
         scores = scores.masked_fill(~visible, -1e4)
-    return (scores.float().softmax(-1).to(value.dtype) @ value).transpose(1, 2)
+    return (scores.float().softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
 
 
 def noise_levels(shape: tuple[int, ...]) -> Tensor:
