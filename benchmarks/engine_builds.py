@@ -86,7 +86,8 @@ def _in_precisions(plan: Plan, folder: Path) -> Iterator[tuple[str, Plan]]:
 
 
 def _made_up(plan: Plan, linears: list[Any], precision: Precision) -> Calibration:
-    scale = TensorScale(amax=AMAX, scale=FORMATS[precision].scale(AMAX), steps=(), channel_amax=None)
+    scale = FORMATS[precision].scale(AMAX)
+    tensor = TensorScale(amax=AMAX, low=None, scale=scale, zero_point=0, steps=(), channel_amax=None)
     settings = Settings(
         method="max", prompts=(), seeds=(), chunks=1, data="random", smoothquant=None, quantize_attention=False
     )
@@ -96,7 +97,7 @@ def _made_up(plan: Plan, linears: list[Any], precision: Precision) -> Calibratio
         precision=precision,
         source=Source.of(plan, QUANTISED_ENGINES),
         settings=settings,
-        tensors={engine: {x.input: scale for x in linears if x.engine == engine} for engine in QUANTISED_ENGINES},
+        tensors={engine: {x.input: tensor for x in linears if x.engine == engine} for engine in QUANTISED_ENGINES},
     )
 
 

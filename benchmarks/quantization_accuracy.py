@@ -23,7 +23,7 @@ from quantization_speed import exported
 from videossm.calib.assess import Inputs, Origin, report_inputs, short_report
 from videossm.calib.calibrate import calibrate, recorded_chunks
 from videossm.calib.calibration import Settings
-from videossm.calib.cli.options import CHUNKS, PROMPTS, SEED, SIZE
+from videossm.calib.cli.options import CHUNKS, SEED, SIZE
 from videossm.calib.evaluate import evaluate, evaluation_chunks
 from videossm.calib.observers import METHODS, Method, Precision
 from videossm.calib.plans import candidates, write_quantized
@@ -75,7 +75,7 @@ class Variant:
         seed = SEED + 1000 * self.again
         return Settings(
             method=self.method,
-            prompts=default_prompts(plan, max(PROMPTS, rollouts), seed),
+            prompts=default_prompts(plan, rollouts, seed),
             seeds=tuple(range(seed, seed + rollouts * repeats)),
             chunks=length,
             data=self.data,
@@ -192,9 +192,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"{introduction(result, 'quantization_accuracy.py')} Plan `{result['plan']['name']}`, against fp32.",
         f"A plan is calibrated on {chunks} chunks, or as many passes of random inputs: rollouts are {on['rollouts']} "
         f"of {on['chunks']} chunks where no other number stands before them, first chunks are {chunks} of one. "
-        f"{PROMPTS} prompts are rolled out in turn, and all of them encoded. It is measured on "
-        f"{compared['rollouts']} other rollouts of {compared['chunks']} chunks. Errors are relative; the worst step is "
-        "that of the largest error of the velocity, and `lowest` its worst chunk.",
+        f"It is measured on {compared['rollouts']} other rollouts of {compared['chunks']} chunks. Errors are relative; "
+        "the worst step is that of the largest error of the velocity, and `lowest` its worst chunk.",
     ]
     for precision in dict.fromkeys(row["precision"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["precision"] == precision]

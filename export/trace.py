@@ -26,7 +26,7 @@ def trace(spec: EngineSpec, folder: Path, lowering: str, opset: int) -> dict[str
 
     Returns the manifest's entry of the engine: file, inputs, outputs.
     """
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             spec.module.eval(),
             spec.inputs,
@@ -51,7 +51,7 @@ def trace(spec: EngineSpec, folder: Path, lowering: str, opset: int) -> dict[str
         "outputs": [_tensor(value) for value in model.graph.output],
     }
     _forget_sources(model)
-    with _quiet():  # a lowering may trace too
+    with quiet():  # a lowering may trace too
         lower(model, lowering)
     onnx.save(model, str(path))
     return entry
@@ -76,7 +76,7 @@ def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter reports on stdout and warns about packages that nobody asked for."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

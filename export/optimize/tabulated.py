@@ -39,16 +39,16 @@ def tabulate(graph: ir.Graph, name: str, levels: Sequence[float]) -> None:
         return
     rows = [sizes[1] for value in ends if (sizes := shape_of(value))]
     table = add_constant(graph, ir.tensor(_evaluated(graph, sigma, ends, levels), name=f"{MODULE}.table"))
-    known = add_constant(graph, ir.tensor(np.array(levels, np.float32), name=f"{MODULE}.levels"))
+    known = add_constant(graph, ir.tensor(np.array([levels], np.float32), name=f"{MODULE}.levels"))
     counts = add_constant(graph, ir.tensor(np.array(rows, np.int64), name=f"{MODULE}.rows"))
-    values = [like(sigma, f"{MODULE}.{label}", (len(levels),)) for label in ("difference", "distance")]
+    values = [like(sigma, f"{MODULE}.{label}", (1, len(levels))) for label in ("difference", "distance")]
     nearest = ir.Value(name=f"{MODULE}.nearest", shape=ir.Shape((1,)), type=ir.TensorType(ir.DataType.INT64))
     row = like(sigma, f"{MODULE}.row", (1, sum(rows), widths.pop()))
     parts = [like(value, f"{value.name}.part", shape_of(value) or ()) for value in ends]
     new = [
         ir.node("Sub", [known, sigma], outputs=[values[0]]),
         ir.node("Abs", [values[0]], outputs=[values[1]]),
-        ir.node("ArgMin", [values[1]], {"axis": 0, "keepdims": 1}, outputs=[nearest]),
+        ir.node("ArgMin", [values[1]], {"axis": 1, "keepdims": 0}, outputs=[nearest]),  # TensorRT wants two dimensions
         ir.node("Gather", [table, nearest], {"axis": 0}, outputs=[row]),
         ir.node("Split", [row, counts], {"axis": 1}, outputs=parts),
     ]

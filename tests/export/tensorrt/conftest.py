@@ -52,7 +52,8 @@ def in_precision(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Plan, st
 
 def _quantize(plan: Plan, precision: Precision, folder: Path) -> None:
     linears, _, _ = candidates(plan)
-    scale = TensorScale(amax=AMAX, scale=FORMATS[precision].scale(AMAX), steps=(), channel_amax=None)
+    number = FORMATS[precision].scale(AMAX)
+    scale = TensorScale(amax=AMAX, low=None, scale=number, zero_point=0, steps=(), channel_amax=None)
     tensors = {engine: {x.input: scale for x in linears if x.engine == engine} for engine in QUANTISED_ENGINES}
     settings = Settings(
         method="max", prompts=(), seeds=(), chunks=1, data="random", smoothquant=None, quantize_attention=False
