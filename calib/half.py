@@ -18,12 +18,12 @@ Islands, and what each is worth: the error of the flow that a step of the traine
 | residual stream in half; Wan2.1 has it in fp32 too | 7.5e-3 | 9.5e-4 |
 | norms' outputs and their modulation in half | 7.1e-3 | 9.9e-4 |
 | head in half | 6.9e-3 | 8.4e-4 |
-| time embedding in half | 6.0e-3 | 7.6e-4 |
 | products that make the gates in half: error of the decay | 1.2e-2, not 3.3e-3 | 9.8e-4, not 4.1e-4 |
 
-A step does not show what a long rollout adds up. So these are islands too: the rest of the gates, the memory with what
-reads it, the router, the sampler, the inside of norms (between casts: with `stash_type` in half TensorRT rounds twice)
-and the decoder's pixels, of which bf16 tells 128 from 129 and no more. The memory engine is fp32 but for its inputs.
+A step does not show what a long rollout adds up. So these are islands too: the table of what depends on the noise level,
+the rest of the gates, the memory with what reads it, the router, the sampler, the inside of norms (between casts: with
+`stash_type` in half TensorRT rounds twice) and the decoder's pixels, of which bf16 tells 128 from 129 and no more. The
+memory engine is fp32 but for its inputs.
 
 The type of a node: that of its operator or module, where those say it. Any other is fp32 if an input of it is, and also
 if nothing but fp32 reads it; what only moves elements takes the type that its readers want, if they agree.

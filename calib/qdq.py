@@ -12,9 +12,9 @@ reads it in fp32 still.
 Constraints, all of them from ONNX Runtime 1.31 on a CPU; TensorRT-RTX 1.7 takes what comes of them:
 - Zero points are written out: without one it takes int8 for uint8.
 - A pair for every linear, with constants of its own, even where several read x. In int8 it fuses a product only if
-  its QuantizeLinear has no other reader (x86), and merges two with the same constants: of the 48 linears of a `shapes`
-  step, shared pairs leave 18 in fp32, and 3.3 ms where this takes 2.2. In fp8, a linear that only a shared pair reads
-  is fused with it, to what has no fp8 kernel.
+  its QuantizeLinear has no other reader (x86), and merges two with the same constants: of the 48 linears that a
+  `shapes` step had before q, k and v were merged, shared pairs leave 18 in fp32, and 3.3 ms where this takes 2.2. In
+  fp8, a linear that only a shared pair reads is fused with it, to what has no fp8 kernel.
 - int8: the bias is [1, 1, N], or it merges product and bias to a Gemm, which it refuses in int8. So a linear is one
   MatMulIntegerToFloat, and its input must have three dimensions.
 - fp8: the bias is [N], to make that very Gemm; it takes a product without one for int8 and refuses the graph.

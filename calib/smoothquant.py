@@ -11,14 +11,12 @@ read has its weight and bias divided by s. Elsewhere it is one Mul in front of t
 
 | linears | X is | |
 |---|---|---|
-| cross_attn.q; text encoder qkv, ffn.0 | an affine norm's output, which nothing else reads | folded |
+| cross_attn.q | an affine norm's output, which nothing else reads | folded |
 | self_attn.q, k, v | norm1, modulated by the noise level; gates read it too | Mul |
 | ffn.0 | norm2, modulated by the noise level | Mul |
 | self_attn.o | attention plus the memory's read-out: no linear map of one weight makes it | Mul |
 | cross_attn.o | attention over values that the text encoder's engine makes | Mul |
-| ffn.2, text_embedding.2 | GELU's output: no scale passes through it | Mul |
-| text_embedding.0 | the last norm times the attention mask | Mul |
-| cross_attn.k, v | text_embedding.2's output, shared by all blocks | Mul |
+| ffn.2 | GELU's output: no scale passes through it | Mul |
 """
 
 from __future__ import annotations

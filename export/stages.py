@@ -42,7 +42,7 @@ class Result:
     tolerance: float | None = None  # of chunk_errors
     accuracy: dict[str, str | int | float] = field(default_factory=dict)  # the summary of report.json
     engines: dict[str, dict[str, float]] = field(default_factory=dict)  # of TensorRT: seconds, size_bytes
-    commands: dict[str, str] = field(default_factory=dict)  # that build the same engines by hand
+    commands: dict[str, str] = field(default_factory=dict)  # that build the engines of the plan's own graphs by hand
 
     def finish(self, as_json: bool, line: str, by_hand: str = "by hand:") -> None:
         """Prints all of it: as JSON on stdout, or on stderr, `by_hand` before the commands and `line` as the last."""
@@ -111,5 +111,7 @@ def build_engines(result: Result, plan: Plan, target: ExportTarget, folder: Path
 
     built = build.build_engines(plan, target.backend, target.building, folder, progress)
     for name, spec in plan.manifest.engines.items():
-        result.engines[name] = vars(built[name])
-        result.commands[name] = build_command(target.backend, shown / spec.file, f"{name}.engine", target.building)
+        result.engines[name] = {"seconds": built[name].seconds, "size_bytes": built[name].size_bytes}
+        if built[name].as_it_is:
+            graph = shown / spec.file
+            result.commands[name] = build_command(target.backend, graph, f"{name}.engine", target.building)

@@ -24,10 +24,11 @@ from videossm.runtime.plan import write_manifest
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What became of a graph."""
+    """What became of a graph. `as_it_is`: was it the plan's own, or one that took its place?"""
 
     seconds: float
     size_bytes: int
+    as_it_is: bool
 
 
 def build_engines(
@@ -59,7 +60,8 @@ def build_engines(
         for name, spec in plan.manifest.engines.items():
             engine, started = folder / f"{name}.engine", time.perf_counter()
             engine_builder.build(name, spec, graphs[name], engine)
-            built[name] = BuiltEngine(time.perf_counter() - started, engine.stat().st_size)
+            as_it_is = graphs[name].parent == plan.path
+            built[name] = BuiltEngine(time.perf_counter() - started, engine.stat().st_size, as_it_is)
         _add_files(plan, options, graphs, folder)
     write_manifest(folder, _manifest(plan, backend, lowering, options, machine, str(trt.__version__)))
     return built
