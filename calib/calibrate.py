@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,8 @@ def calibrate(plan: Plan, precision: Precision, settings: Settings, on_chunk: Ca
     check_source(plan)
     linears, products, _ = candidates(plan)
     products = products if settings.quantize_attention else []
-    statistics = _Statistics(plan, precision, settings)
+    attended = {name for product in products for name in (product.query, product.key, product.value)}
+    statistics = _Statistics(plan, precision, settings, attended)
     if settings.smoothquant is None:
         _record(plan, settings, _inputs(linears, products), statistics.take, on_chunk, {})
         return _calibration(plan, precision, settings, statistics, {})
@@ -54,9 +55,13 @@ def recorded_chunks(settings: Settings) -> int:
 
 
 class _Statistics:
-    """An observer for every tensor, and what it reached in each pass of a chunk."""
+    """An observer for every tensor, and what it reached in each pass of a chunk.
 
-    def __init__(self, plan: Plan, precision: Precision, settings: Settings) -> None:
+    `symmetric`: tensors without a zero point, whatever their values are, as those of products without a bias.
+    """
+
+    def __init__(self, plan: Plan, precision: Precision, settings: Settings, symmetric: Collection[str]) -> None:
+        self._symmetric = symmetric
         self._precision, self._method = precision, settings.method
         self._sigmas = passes(plan.manifest)
         self._tensors: dict[tuple[str, str], _Tensor] = {}
@@ -67,6 +72,7 @@ class _Statistics:
             found = self._tensors.get((moment.engine, name))
             if found is None:
                 observer = make_observer(self._method, self._precision, f"{moment.engine}.{name}")
+                observer.symmetric = name in self._symmetric
                 found = self._tensors[moment.engine, name] = _Tensor(observer, len(self._sigmas))
             found.take(moment.step, values)
 
@@ -75,9 +81,8 @@ class _Statistics:
         return {name: self._scale(engine, found) for (owner, name), found in self._tensors.items() if owner == engine}
 
     def _scale(self, engine: str, found: _Tensor) -> TensorScale:
-        observer, form = found.observer, FORMATS[self._precision]
-        amax = observer.compute()
-        low = min(observer.low, 0.0) if form.is_one_sided(observer.low, observer.amax) else None
+        form = FORMATS[self._precision]
+        amax, low = found.observer.compute(), found.observer.low_end(form)
         steps = (
             Step(sigma=sigma, amax=float(found.amax[i]), mean_square=float(found.squares[i] / max(1, found.counts[i])))
             for i, sigma in enumerate(self._sigmas)

@@ -20,10 +20,10 @@ Islands, and what each is worth: the error of the flow that a step of the traine
 | head in half | 6.9e-3 | 8.4e-4 |
 | products that make the gates in half: error of the decay | 1.2e-2, not 3.3e-3 | 9.8e-4, not 4.1e-4 |
 
-A step does not show what a long rollout adds up. So these are islands too: the table of what depends on the noise level,
-the rest of the gates, the memory with what reads it, the router, the sampler, the inside of norms (between casts: with
-`stash_type` in half TensorRT rounds twice) and the decoder's pixels, of which bf16 tells 128 from 129 and no more. The
-memory engine is fp32 but for its inputs.
+A step does not show what a long rollout adds up. So these are islands too: the table of what depends on the noise
+level, the rest of the gates, the memory with what reads it, the router, the sampler, the inside of norms (between
+casts: with `stash_type` in half TensorRT rounds twice) and the decoder's pixels, of which bf16 tells 128 from 129 and
+no more. The memory engine is fp32 but for its inputs.
 
 The type of a node: that of its operator or module, where those say it. Any other is fp32 if an input of it is, and also
 if nothing but fp32 reads it; what only moves elements takes the type that its readers want, if they agree.
@@ -31,6 +31,7 @@ if nothing but fp32 reads it; what only moves elements takes the type that its r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -55,7 +56,7 @@ ISLAND_MODULES = ("levels", "memory.decay+beta", "head.head")
 MOVEMENTS = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
-READ_OUT = ".memory."  # the product of queries with a memory, traced in no module of its own
+MEMORY_INPUT = r"past\.\d+\.memory"  # of the step: its product with the queries is traced in no module of its own
 ISLAND_ENGINE = "memory"
 
 
@@ -137,8 +138,8 @@ def _anchor(node: NodeProto, half: int) -> int | None:
     if node.op_type not in PRODUCTS:
         return None
     module = f".{module_of(node)}."
-    is_island = any(f".{island}." in module for island in ISLAND_MODULES) or module.endswith(READ_OUT)
-    return FP32 if is_island else half
+    reads_memory = any(re.fullmatch(MEMORY_INPUT, name) for name in node.input)
+    return FP32 if reads_memory or any(f".{island}." in module for island in ISLAND_MODULES) else half
 
 
 class _Writer:

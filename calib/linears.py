@@ -21,7 +21,7 @@ PATCH_EMBEDDING = "transformer.patch_embedding"  # traced outside its module, so
 _KINDS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _QUANTISED = ""
 _TABLE = (  # module, why it is skipped
-    (r"transformer\.blocks\.\d+\.(self_attn|cross_attn)\.([qkvo]|q\+k\+v)", _QUANTISED),
+    (r"transformer\.blocks\.\d+\.(self_attn\.([qkvo]|q\+k\+v)|cross_attn\.[qo])", _QUANTISED),
     (r"transformer\.blocks\.\d+\.ffn\.[02]", _QUANTISED),
     (r"transformer\.blocks\.\d+\.memory\.(decay\+beta|out_gate)", "gate of the memory, whose error the scan amplifies"),
     (r"transformer\.patch_embedding", "first layer"),

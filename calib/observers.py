@@ -115,9 +115,17 @@ class Observer(ABC):
     `amax` is the largest |x| so far, `low` the smallest x.
     """
 
+    symmetric = False  # no zero point, whatever the values are
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.reset()
+
+    def low_end(self, form: Format) -> float | None:
+        """The smallest value that one-sided codes of `form` cover; None for symmetric codes."""
+        if self.symmetric or not form.is_one_sided(self.low, self.amax):
+            return None
+        return min(self.low, 0.0)
 
     def reset(self) -> None:
         """Forgets everything that was collected."""
@@ -292,9 +300,8 @@ class MseObserver(_HistogramObserver):
         (occupied,) = np.nonzero(self._counts)
         centres = (occupied[:, None] + 0.5) * self._width
         counts = self._counts[occupied, None].astype(np.float64)
-        form = self._format
-        if form.is_one_sided(self.low, self.amax):
-            form = form.finer(self.amax, self.low)
+        low = self.low_end(self._format)
+        form = self._format if low is None else self._format.finer(self.amax, low)
         return float(_least_error(centres, counts, np.array([self.amax]), form, _LEAST_FRACTION)[0])
 
 

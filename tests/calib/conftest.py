@@ -19,7 +19,7 @@ from onnx import ModelProto
 from videossm.calib.calibrate import calibrate
 from videossm.calib.calibration import Calibration, Settings
 from videossm.calib.linears import find_linears, find_products
-from videossm.calib.observers import FORMATS, Precision, weight_scales
+from videossm.calib.observers import FORMATS, Codes, Precision, weight_scales
 from videossm.calib.qdq import quantize, quantize_attention
 from videossm.export.build import BuildOptions, build_plan
 from videossm.models.model import random_model
@@ -107,7 +107,7 @@ def quantized(
     feeds: Callable[[ModelProto], Arrays],
     run_graph: Callable[..., Arrays],
 ) -> Callable[..., ModelProto]:
-    """`quantized(engine, precision, attention=False)`: all linears, with the scales of one run on random inputs."""
+    """`quantized(engine, precision, attention=False)`: all linears, with the codes of one run on random inputs."""
     seen: dict[str, Arrays] = {}
 
     def make(engine: str, precision: Precision, attention: bool = False) -> ModelProto:
@@ -116,12 +116,20 @@ def quantized(
         if engine not in seen:
             read = {linear.input for linear in linears}
             read |= {name for product in products for name in (product.query, product.key, product.value)}
-            seen[engine] = run_graph(model, feeds(model), sorted(read))
-        scales = {name: FORMATS[precision].scale(float(np.abs(x).max())) for name, x in seen[engine].items()}
-        quantize(model, linears, scales, precision, lambda weight: weight_scales(weight, precision, "max"))
-        return quantize_attention(model, products, scales, precision) if attention else model
+            inputs = feeds(model)  # a prompt's keys and values are among what products read
+            made = inputs | run_graph(model, inputs, sorted(read - inputs.keys()))
+            seen[engine] = {name: made[name] for name in read}
+        codes = {name: _codes(values, precision) for name, values in seen[engine].items()}
+        quantize(model, linears, codes, precision, lambda weight: weight_scales(weight, precision, "max"))
+        return quantize_attention(model, products, codes, precision) if attention else model
 
     return make
+
+
+def _codes(values: NDArray[np.float32], precision: Precision) -> Codes:
+    """As a calibration by `max` chooses them."""
+    form, low, amax = FORMATS[precision], float(values.min()), float(np.abs(values).max())
+    return form.codes(amax, min(low, 0.0) if form.is_one_sided(low, amax) else None)
 
 
 @pytest.fixture(scope="session")
@@ -169,13 +177,14 @@ def altered(test_plan: Plan) -> Callable[..., Plan]:
 
 @pytest.fixture(scope="session")
 def scale_weight() -> Callable[..., Callable[[ModelProto], None]]:
-    """`scale_weight(engine, linear, factor)`: a change for `altered`, of the weight of one linear."""
+    """`scale_weight(engine, linear, factor, columns)`: a change for `altered`, of one linear's weight or some of it."""
 
-    def make(engine: str, name: str, factor: float) -> Callable[[ModelProto], None]:
+    def make(engine: str, name: str, factor: float, columns: slice = slice(None)) -> Callable[[ModelProto], None]:
         def change(model: ModelProto) -> None:
             (linear,) = (linear for linear in find_linears(model, engine).linears if linear.name == name)
             (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == linear.weight)
-            values = onnx.numpy_helper.to_array(weight) * np.float32(factor)
+            values = onnx.numpy_helper.to_array(weight).copy()
+            values[:, columns] *= np.float32(factor)
             weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
 
         return change

@@ -49,7 +49,7 @@ def outside(plan, engine, folder, monkeypatch):
 @pytest.mark.parametrize("engine", ["text_encoder", "step"])
 def test_tapped_tensors_are_those_of_an_independent_run(test_plan, load_graph, feeds, run_graph, engine):
     model = load_graph(engine)
-    names = sorted({linear.input for linear in find_linears(model, engine).linears})
+    names = sorted({node.input[0] for node in model.graph.node if node.op_type in ("MatMul", "Gelu")})
     expected = run_graph(model, feeds(model), names)
     seen = Seen()
     outputs = run_once(TappedBackend({engine: names}, seen), test_plan, engine, feeds(model))
@@ -65,6 +65,34 @@ def test_a_tap_may_be_an_output(test_plan, load_graph, feeds):
     outputs = run_once(backend, test_plan, "step", feeds(load_graph("step")))
     assert np.array_equal(seen.runs[0][1][contract.LATENT_NEXT], outputs[contract.LATENT_NEXT])
     assert outputs[contract.LATENT_NEXT].any()
+
+
+@pytest.mark.parametrize("others", [[], ["gelu", contract.LATENT_NEXT]], ids=["alone", "with others"])
+def test_a_tap_may_be_an_input(test_plan, load_graph, feeds, others):
+    """As a prompt's keys are, which attention quantises; the graph keeps its outputs, and they their values."""
+    model, key = load_graph("step"), "prompt.0.key"
+    inputs, seen = feeds(model), Seen()
+    outputs = run_once(TappedBackend({"step": [*others, key]}, seen), test_plan, "step", inputs)
+    ((engine, tensors),) = seen.runs
+    assert (engine, set(tensors)) == ("step", {key, *others})
+    assert np.array_equal(tensors[key], inputs[key]) and inputs[key].any()
+    expected = run_once(TappedBackend({}, Seen()), test_plan, "step", inputs)
+    assert outputs.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(outputs[name], values, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
+
+
+def test_a_tapped_input_is_that_of_every_pass(test_plan, load_graph, feeds):
+    """Bound once, then given other values."""
+    model, spec, seen = load_graph("step"), test_plan.manifest.engines.step, Seen()
+    inputs = {name: HostBuffer(values) for name, values in feeds(model).items()}
+    outputs = {tensor.name: HostBuffer(np.zeros(tensor.shape, tensor.host_dtype)) for tensor in spec.outputs}
+    engine = TappedBackend({"step": ["prompt.1.value"]}, seen).load("step", spec, test_plan.path / spec.file)
+    bound = engine.bind(inputs, outputs)
+    for factor in (1, 2):
+        inputs["prompt.1.value"].write(np.full(inputs["prompt.1.value"].shape, factor, np.float32))
+        bound.run()
+    assert [np.unique(tensors["prompt.1.value"]).tolist() for _, tensors in seen.runs] == [[1.0], [2.0]]
 
 
 def test_weights_beside_a_tapped_graph(test_plan, load_graph, feeds, tmp_path, monkeypatch):

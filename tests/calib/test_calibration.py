@@ -79,8 +79,26 @@ def make_values():
             "quantize_attention": False,
         },
         "tensors": {
-            "text_encoder": {"hidden": {"amax": 1.27, "scale": 0.01, "steps": [], "channel_amax": None}},
-            "step": {"blocks.0.x": {"amax": 2.54, "scale": 0.02, "steps": steps, "channel_amax": [2.54, 0.0]}},
+            "text_encoder": {
+                "hidden": {
+                    "amax": 1.27,
+                    "low": None,
+                    "scale": 0.01,
+                    "zero_point": 0,
+                    "steps": [],
+                    "channel_amax": None,
+                }
+            },
+            "step": {
+                "blocks.0.x": {
+                    "amax": 2.54,
+                    "low": None,
+                    "scale": 0.02,
+                    "zero_point": 0,
+                    "steps": steps,
+                    "channel_amax": [2.54, 0.0],
+                }
+            },
         },
     }
 
@@ -211,6 +229,9 @@ def test_missing_field(path, part, field):
         ("settings.", "data", "films"),
         ("settings.", "smoothquant", 1.5),
         ("settings.", "quantize_attention", 1),
+        ("tensors.step.blocks.0.x.", "low", 0.5),
+        ("tensors.step.blocks.0.x.", "zero_point", 128),
+        ("tensors.step.blocks.0.x.", "zero_point", 0.5),
         ("tensors.step.blocks.0.x.steps.1.", "sigma", -1.0),
         ("tensors.step.blocks.0.x.steps.1.", "amax", -1.0),
         ("tensors.step.blocks.0.x.steps.1.", "mean_square", float("nan")),
@@ -246,6 +267,37 @@ def test_a_scale_that_amax_does_not_give(path, precision, scale, expected):
     del values["tensors"]["text_encoder"]
     values["tensors"]["step"]["blocks.0.x"]["scale"] = scale
     assert f"tensors.step.blocks.0.x.scale: got {scale:.7g}, expected {expected}" in refused(write(path, values))
+
+
+def one_sided(**changes):
+    """Values whose tensor runs from -0.05 to 2.5 in 255 steps of 0.01."""
+    values = make_values()
+    tensor = {"amax": 2.5, "low": -0.05, "scale": 0.01, "zero_point": -123, **changes}
+    values["tensors"]["step"]["blocks.0.x"] |= tensor
+    return values
+
+
+def test_a_tensor_of_one_sign(path):
+    tensor = Calibration.load(write(path, one_sided())).tensors["step"]["blocks.0.x"]
+    assert (tensor.low, tensor.zero_point) == (-0.05, -123)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"zero_point": 0}, "got 0, expected -123, which follows from low -0.05 and amax 2.5"),
+        ({"zero_point": -128}, "got -128, expected -123, which follows from low -0.05 and amax 2.5"),
+        ({"amax": 1.27, "low": None}, "got -123, expected 0, which follows from low None and amax 1.27"),
+    ],
+    ids=["none", "the least", "of a symmetric tensor"],
+)
+def test_a_zero_point_that_does_not_follow(path, changes, expected):
+    message = refused(write(path, one_sided(**changes)))
+    assert f"tensors.step.blocks.0.x.zero_point: {expected}" in message
+
+
+def test_a_scale_that_low_does_not_give(path):
+    assert "tensors.step.blocks.0.x.scale: got 0.02, expected 0.01" in refused(write(path, one_sided(scale=0.02)))
 
 
 def test_tensors_of_an_engine_without_a_source(path):

@@ -35,7 +35,8 @@ def itself(test_plan):
 @pytest.fixture(scope="module")
 def perturbed_plan(altered, scale_weight, tmp_path_factory):
     """Half as much again of the first block's values: what the window and the memory hold differs most."""
-    change = scale_weight("step", "transformer.blocks.0.self_attn.v", 1.5)
+    values = slice(2 * small_preset().transformer.dim, None)
+    change = scale_weight("step", "transformer.blocks.0.self_attn.q+k+v", 1.5, values)
     return altered(tmp_path_factory.mktemp("plans"), "step", change)
 
 

@@ -21,7 +21,7 @@ def latent_and_state(side, chunks=1):
 
 
 def test_a_contender_runs_the_files_it_is_given(test_plan, altered, scale_weight, tmp_path):
-    other = altered(tmp_path, "step", scale_weight("step", "transformer.blocks.0.self_attn.v", 1.5))
+    other = altered(tmp_path, "step", scale_weight("step", "transformer.blocks.0.self_attn.q+k+v", 1.5))
     files = {"step": other.path / "step.onnx"}
     given, plain = Contender(test_plan, "fp32", files), Contender(test_plan, "fp32")
     assert given.file("step") == files["step"]
@@ -52,7 +52,7 @@ def test_fp8_is_emulated_bit_by_bit(test_plan, settings_of, tmp_path, attention)
     (tmp_path / "plan").mkdir()
     plan = write_quantized(test_plan, calibration, chosen, tmp_path / "plan")
     side = contender(plan, tmp_path / "fp8")
-    assert (side.plan, side.precision, set(side.files)) == (plan, "fp8", {"text_encoder", "step"})
+    assert (side.plan, side.precision, set(side.files)) == (plan, "fp8", {"step"})
     for file in side.files.values():
         assert "QuantizeLinear" not in {node.op_type for node in onnx.load(file).graph.node}
     (latent, state), (expected, expected_state) = (latent_and_state(each, 5) for each in (side, Contender(plan, "fp8")))

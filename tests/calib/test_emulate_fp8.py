@@ -75,10 +75,9 @@ def test_pairs_of_one_scale_become_one(run_graph):
     assert np.array_equal(run_graph(emulated, {"x": x}, entries=OWN_PAIRS)["y"], expected)
 
 
-@pytest.mark.parametrize("engine", ["text_encoder", "step"])
 @pytest.mark.parametrize("attention", [False, True], ids=["linears", "attention too"])
-def test_an_engine_computes_the_same_bits(quantized, feeds, run_graph, engine, attention):
-    model = quantized(engine, "fp8", attention)
+def test_a_step_computes_the_same_bits(quantized, feeds, run_graph, attention):
+    model = quantized("step", "fp8", attention)
     inputs = feeds(model)
     expected = run_graph(model, inputs, entries=OWN_PAIRS)
     before = Counter(node.op_type for node in model.graph.node)

@@ -13,24 +13,16 @@ from videossm.models.presets import test as small_preset
 
 ENGINES = ["step", "text_encoder", "memory", "decoder"]
 LAYERS = range(small_preset().transformer.layers)
-TEXT_LAYERS = range(small_preset().text_encoder.layers)
-BLOCK = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.o", "ffn.0", "ffn.2"]
+BLOCK = ["self_attn.q+k+v", "self_attn.o", "cross_attn.q", "cross_attn.o", "ffn.0", "ffn.2"]
 QUANTISED = {
     "step": [f"transformer.blocks.{i}.{name}" for i in LAYERS for name in BLOCK],
-    "text_encoder": [
-        *(f"text_encoder.layers.{i}.{name}" for i in TEXT_LAYERS for name in ("qkv", "o", "ffn.0", "ffn.2")),
-        "transformer.text_embedding.0",
-        "transformer.text_embedding.2",
-        *(f"transformer.blocks.{i}.cross_attn.{name}" for i in LAYERS for name in "kv"),
-    ],
+    "text_encoder": [],
     "memory": [],
     "decoder": [],
 }
 GATE = "gate of the memory, whose error the scan amplifies"
-TIME = "time embedding: one token, and it modulates all others"
 SKIPPED_IN_STEP = {
-    **{f"transformer.blocks.{i}.memory.{name}": GATE for i in LAYERS for name in ("decay", "beta", "out_gate")},
-    **{f"transformer.{name}": TIME for name in ("time_embedding.0", "time_embedding.2", "time_projection.1")},
+    **{f"transformer.blocks.{i}.memory.{name}": GATE for i in LAYERS for name in ("decay+beta", "out_gate")},
     "transformer.patch_embedding": "first layer",
     "transformer.head.head": "last layer",
 }
@@ -78,15 +70,14 @@ def test_names_are_unique_over_all_engines(load_graph: Callable[[str], ModelProt
 def test_knows_the_tensors_of_a_linear(load_graph: Callable[[str], ModelProto]) -> None:
     model = load_graph("step")
     by_name = {linear.name: linear for linear in find_linears(model, "step").linears}
-    q, k, v, ffn = (
-        by_name[f"transformer.blocks.1.{name}"] for name in ("self_attn.q", "self_attn.k", "self_attn.v", "ffn.0")
-    )
-    assert q.input == k.input == v.input != ffn.input
+    packed, ffn = (by_name[f"transformer.blocks.1.{name}"] for name in ("self_attn.q+k+v", "ffn.0"))
+    assert packed.input != ffn.input
     config = small_preset().transformer
+    assert packed.shape == (config.dim, 3 * config.dim)
     assert ffn.shape == (config.dim, config.ffn_dim)
     nodes = {node.name: node for node in model.graph.node}
     assert list(nodes[ffn.node].input) == [ffn.input, ffn.weight]
-    assert ffn.bias == "transformer.blocks.1.ffn.0.bias"
+    assert ffn.bias == "transformer.blocks.1.ffn.0.bias.row"
     assert ffn.bias_node and set(nodes[ffn.bias_node].input) == {*nodes[ffn.node].output, ffn.bias}
 
 
@@ -131,14 +122,14 @@ def test_what_it_does_not_know_is_skipped_and_named() -> None:
             d = Conv(c, k)
         }""",
         a="adapter.0",
-        g="transformer.text_embedding.0",
+        g="transformer.blocks.0.ffn.0",
     )
     linears, skipped = find_linears(model, "step")
     assert not linears
     assert [(entry.name, entry.reason) for entry in skipped] == [
         ("adapter.0", "unknown"),
         ("node_b", "unknown"),
-        ("transformer.text_embedding.0", "got Gemm, expected MatMul(x, W) with an fp32 initializer W [K, N]"),
+        ("transformer.blocks.0.ffn.0", "got Gemm, expected MatMul(x, W) with an fp32 initializer W [K, N]"),
         ("node_d", "unknown"),
     ]
 
@@ -146,7 +137,7 @@ def test_what_it_does_not_know_is_skipped_and_named() -> None:
 def test_an_add_that_is_no_bias() -> None:
     """A residual, and a product that more than the bias reads."""
     model = in_module(
-        """text_encoder (float[1, 6, 4] x) => (float[1, 6, 4] residual, float[1, 6, 4] biased, float[1, 6, 4] v)
+        """step (float[1, 6, 4] x) => (float[1, 6, 4] residual, float[1, 6, 4] biased, float[1, 6, 4] v)
         <float[4, 4] w = {0}, float[4] bias = {0}> {
             k = MatMul(x, w)
             residual = Add(k, x)
@@ -154,10 +145,10 @@ def test_an_add_that_is_no_bias() -> None:
             biased = Add(v, bias)
             more = Neg(v)
         }""",
-        k="transformer.blocks.0.cross_attn.k",
-        v="transformer.blocks.0.cross_attn.v",
+        k="transformer.blocks.0.self_attn.k",
+        v="transformer.blocks.0.self_attn.v",
     )
-    linears, _ = find_linears(model, "text_encoder")
+    linears, _ = find_linears(model, "step")
     assert [(linear.bias_node, linear.bias) for linear in linears] == [(None, None)] * 2
 
 

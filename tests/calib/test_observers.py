@@ -107,6 +107,89 @@ def test_what_lies_beyond_the_largest_code_is_clipped(precision):
     assert FORMATS[precision].quantize_dequantize(values, 1.0).tolist() == [largest, -largest, largest]
 
 
+def gelu_like(random):
+    """What GELU makes of normal values: from -0.17 on, most of it within a little of 0."""
+    values = 2 * random.standard_normal(SAMPLES)
+    return (values / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (values + 0.044715 * values**3)))).astype(np.float32)
+
+
+def through(codes, values):
+    """`values`, quantised to int8 by `codes` and back, in float64."""
+    quantised = np.clip(np.rint(values / codes.scale) + codes.zero_point, -128, 127)
+    return (quantised - codes.zero_point) * codes.scale
+
+
+@pytest.mark.parametrize(("low", "amax"), [(-0.17, 5.0), (-0.17, 0.6), (0.0, 3.0), (-1e-3, 1e4)])
+def test_one_sided_codes_cover_the_range(low, amax):
+    """Both ends within half a step, with all 256 codes between them; 0 is a code."""
+    codes = FORMATS["int8"].codes(amax, low)
+    ends = np.array([low, amax])
+    np.testing.assert_allclose(through(codes, ends), ends, rtol=0, atol=codes.scale / 2 * (1 + 1e-9))
+    found = np.rint(ends / codes.scale) + codes.zero_point
+    assert np.abs(found - [-128, 127]).max() <= 1 and found[1] - found[0] >= 254
+    assert isinstance(codes.zero_point, int) and -128 <= codes.zero_point <= 127
+    assert through(codes, np.zeros(1)) == 0
+
+
+@PRECISIONS
+def test_symmetric_codes_have_no_zero_point(precision):
+    assert FORMATS[precision].codes(3.0, None) == (3.0 / LARGEST[precision], 0)
+
+
+def test_one_sided_codes_have_a_third_of_the_error():
+    values = gelu_like(np.random.default_rng(0)).astype(np.float64)
+    low, amax = values.min(), np.abs(values).max()
+    assert FORMATS["int8"].is_one_sided(low, amax)
+    errors = [np.mean((through(FORMATS["int8"].codes(amax, given), values) - values) ** 2) for given in (low, None)]
+    assert 3 * errors[0] <= errors[1]
+
+
+@pytest.mark.parametrize(
+    ("low", "amax", "expected"),
+    [
+        (-0.17, 5.0, True),
+        (0.0, 1.0, True),
+        (2.0, 3.0, True),
+        (-0.34, 1.0, False),
+        (-1.0, 1.0, False),
+        (-5.0, 5.0, False),
+    ],
+)
+def test_which_tensors_are_one_sided(low, amax, expected):
+    """Fewer than a third of the symmetric codes, on either side of 0, would be for what is below it."""
+    assert FORMATS["int8"].is_one_sided(low, amax) == expected
+    assert not FORMATS["fp8"].is_one_sided(low, amax), "its codes are symmetric, and have no zero point"
+
+
+@ALL
+def test_low_is_the_smallest_value(method):
+    values, observer = drawn("laplace"), make_observer(method, "int8", "x")
+    for batch in np.array_split(values, 7):
+        observer.collect(batch)
+    assert observer.low == values.min()
+    observer.reset()
+    observer.collect(np.abs(values))
+    assert observer.low == np.abs(values).min()
+
+
+def test_mse_of_one_sign_against_brute_force():
+    """The clipped range is searched with the codes that it will have, of which there are twice as many."""
+    values = gelu_like(np.random.default_rng(0))
+    actual = computed(MseObserver("x", "int8"), *np.array_split(values, 7))
+    low, exact = float(values.min()), values.astype(np.float64)
+
+    def squared(amax):
+        return np.mean((through(FORMATS["int8"].codes(amax, low), exact) - exact) ** 2)
+
+    expected = min(np.abs(values).max() * np.linspace(0.02, 1, 300), key=squared)
+    assert actual == pytest.approx(expected, rel=TOLERANCE["mse"])
+    symmetric = min(
+        np.abs(values).max() * np.linspace(0.02, 1, 300), key=lambda amax: squared_error(values, amax, "int8")
+    )
+    assert actual >= symmetric, "finer codes clip less"
+    assert squared(actual) <= squared_error(values, symmetric, "int8") / 3
+
+
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_max(distribution):
     values = drawn(distribution)
@@ -149,9 +232,10 @@ def squared_error(values, amax, precision):
     return float(np.mean((codes * (amax / LARGEST[precision]) - values) ** 2, dtype=np.float64))
 
 
-def test_mse_clips_a_lone_outlier_of_many():
-    values = np.random.default_rng(0).uniform(-1, 1, 500_000).astype(np.float32)
-    values[0] = 4.0
+def test_mse_clips_lone_outliers_of_many():
+    """One of either sign: with one alone, codes on one side would be for it."""
+    values = np.random.default_rng(0).uniform(-1, 1, 1_000_000).astype(np.float32)
+    values[:2] = 4.0, -4.0
     assert computed(MseObserver("x", "int8"), values) < 1.2
 
 

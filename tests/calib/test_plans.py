@@ -14,6 +14,7 @@ from videossm.calib.calibrate import calibrate
 from videossm.calib.calibration import Calibration, CalibrationError
 from videossm.calib.plans import (
     CALIBRATION_FILE,
+    KEPT_ENGINES,
     QUANTISED_ENGINES,
     PrecisionError,
     add_to_plan,
@@ -28,7 +29,6 @@ from videossm.runtime.plan import write_manifest
 
 # Largest relative error of the first chunk's latents; random weights spread values evenly, which suits int8.
 TOLERANCE = {"int8": 0.05, "fp8": 0.2, "fp16": 0.01}
-KEPT = ("memory", "decoder")
 FFN = "transformer.blocks.0.ffn.2"
 
 
@@ -61,6 +61,16 @@ def quantised(plan, calibration, folder, chosen=None):
     return plan
 
 
+def test_no_layer_of_another_engine_is_a_candidate(test_plan):
+    """All of them are listed, each with the reason of its engine."""
+    linears, products, skipped = candidates(test_plan)
+    assert {layer.engine for layer in (*linears, *products)} == set(QUANTISED_ENGINES)
+    others = {(layer.engine, layer.reason) for layer in skipped if layer.engine not in QUANTISED_ENGINES}
+    assert others == {(engine, KEPT_ENGINES[engine]) for engine in ("text_encoder", "decoder")}
+    names = {layer.name for layer in skipped}
+    assert {"text_encoder.layers.0.qkv", "transformer.text_embedding.2", "transformer.blocks.1.cross_attn.v"} <= names
+
+
 @pytest.fixture(scope="module")
 def fp8_calibration(test_plan, settings_of):
     return calibrate(test_plan, "fp8", settings_of(), lambda: None)
@@ -87,7 +97,7 @@ def test_with_attention(test_plan, int8_calibration, tmp_path):
 
 def test_what_is_not_quantised_is_byte_equal(test_plan, int8_calibration, tmp_path):
     plan = quantised(test_plan, int8_calibration, tmp_path)
-    for name in (*(f"{engine}.onnx" for engine in KEPT), test_plan.tokenizer_file.name):
+    for name in (*(f"{engine}.onnx" for engine in KEPT_ENGINES), test_plan.tokenizer_file.name):
         assert (plan.path / name).read_bytes() == (test_plan.path / name).read_bytes(), name
     ignored = {"precision", "files"}
     before, after = (p.manifest.model_dump(exclude=ignored) for p in (test_plan, plan))
@@ -112,8 +122,9 @@ def test_the_scales_in_the_graph_are_those_of_the_calibration(test_plan, int8_ca
     model = quantized_graph(test_plan, "step", int8_calibration, {FFN})
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     (node,) = (node for node in model.graph.node if node.op_type == "QuantizeLinear")
-    expected = int8_calibration.tensors["step"][node.input[0]].scale
-    assert constants[node.input[1]] == np.float32(expected)
+    expected = int8_calibration.tensors["step"][node.input[0]]
+    assert constants[node.input[1]] == np.float32(expected.scale)
+    assert constants[node.input[2]] == expected.zero_point != 0, "GELU's output is almost of one sign"
 
 
 def test_a_calibration_read_from_a_plan_makes_the_same_engines(test_plan, int8_calibration, tmp_path):
@@ -127,8 +138,11 @@ def test_a_calibration_read_from_a_plan_makes_the_same_engines(test_plan, int8_c
 @pytest.mark.parametrize(
     ("left", "message"),
     [
-        (lambda tensors: {**tensors, "step": {}}, "tensors.step: got no add_2, expected its scale"),
-        (lambda tensors: {"step": tensors["step"]}, "tensors.text_encoder: got no layer_norm, expected its scale"),
+        (
+            lambda tensors: {"step": {name: scale for name, scale in tensors["step"].items() if name != "gelu"}},
+            "tensors.step: got no gelu, expected its scale",
+        ),
+        (lambda tensors: {}, r"tensors.step: got no add_3\.modulated, expected its scale"),
     ],
     ids=["of a tensor", "of an engine"],
 )
@@ -210,7 +224,7 @@ def test_weights_beside_the_graph(test_plan, outside, settings_of, tmp_path, mon
     plan = quantised(outside, calibration, empty(tmp_path, "int8.plan"))
     for name in ("text_encoder.onnx", "step.onnx", "decoder.onnx"):
         assert files_of(onnx.load(plan.path / name, load_external_data=False)) == {f"{name}.data"}
-    for name in ("decoder.onnx", "decoder.onnx.data", "memory.onnx"):
+    for name in ("text_encoder.onnx", "text_encoder.onnx.data", "decoder.onnx", "decoder.onnx.data", "memory.onnx"):
         assert plan.manifest.files[name] == outside.manifest.files[name]
     assert set(plan.manifest.files) == {*outside.manifest.files, CALIBRATION_FILE}
     monkeypatch.undo()

@@ -16,7 +16,7 @@ from onnx import ModelProto, helper, numpy_helper, parser
 
 from videossm.calib.graph import module_of
 from videossm.calib.linears import Linear, Product, find_linears, find_products
-from videossm.calib.observers import Precision
+from videossm.calib.observers import FORMATS, Codes, Precision
 from videossm.calib.qdq import QuantizationError, quantize, quantize_attention
 from videossm.models.presets import test as small_preset
 
@@ -24,7 +24,6 @@ Arrays = dict[str, NDArray[Any]]
 Matrix = NDArray[np.float32]
 
 PRECISIONS: list[Precision] = ["int8", "fp8"]
-ENGINES = ["step", "text_encoder"]
 LEAST, LARGEST = {"int8": -128.0, "fp8": -448.0}, {"int8": 127.0, "fp8": 448.0}
 TOLERANCE = 2e-6  # relative error in the Frobenius norm, to the same arithmetic in NumPy
 ERROR = {"int8": 0.03, "fp8": 0.1}  # the same, of an engine with random weights, to fp32
@@ -41,15 +40,24 @@ def column_scales(precision: str) -> Callable[[Matrix], Matrix]:
     return lambda weight: np.abs(weight).max(0) / np.float32(LARGEST[precision])
 
 
-def rounded(values: Matrix, scale: float | Matrix, precision: str) -> Matrix:
+def rounded(values: Matrix, scale: float | Matrix, precision: str, zero_point: int = 0) -> Matrix:
     """What quantising and dequantising leaves of values."""
-    codes = np.clip(values / np.float32(scale), LEAST[precision], LARGEST[precision])
-    codes = np.rint(codes) if precision == "int8" else codes.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    codes = values / np.float32(scale)
+    if precision == "int8":
+        codes = np.clip(np.rint(codes) + zero_point, LEAST[precision], LARGEST[precision]) - zero_point
+    else:
+        codes = np.clip(codes, LEAST[precision], LARGEST[precision])
+        codes = codes.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
     return codes * np.float32(scale)
 
 
-def product_of_rounded(x: Matrix, weight: Matrix, scale: float, precision: str) -> Matrix:
-    return rounded(x, scale, precision) @ rounded(weight, column_scales(precision)(weight), precision)
+def product_of_rounded(x: Matrix, weight: Matrix, codes: Codes, precision: str) -> Matrix:
+    columns = column_scales(precision)(weight)
+    return rounded(x, codes.scale, precision, codes.zero_point) @ rounded(weight, columns, precision)
+
+
+def symmetric(scale: float) -> Codes:
+    return Codes(scale, 0)
 
 
 @pytest.fixture
@@ -94,9 +102,12 @@ def attention_graph(masked: bool) -> tuple[ModelProto, Product]:
     return model, Product("block.attention", "step", "attention", "q", "k", "v")
 
 
-def attention_of_rounded(arrays: Arrays, scales: dict[str, float], precision: str) -> Matrix:
+def attention_of_rounded(arrays: Arrays, codes: dict[str, Codes], precision: str) -> Matrix:
     q, k, v = (
-        rounded(arrays[name], scales[name], precision).reshape(BATCH, -1, HEADS, DIM).swapaxes(1, 2) for name in "qkv"
+        rounded(arrays[name], codes[name].scale, precision, codes[name].zero_point)
+        .reshape(BATCH, -1, HEADS, DIM)
+        .swapaxes(1, 2)
+        for name in "qkv"
     )
     scores = q @ k.swapaxes(2, 3) / np.float32(DIM**0.5)
     if "mask" in arrays:
@@ -114,21 +125,39 @@ def test_linears_against_numpy(
     """The scale clips: saturation is part of the arithmetic. The gate, and a bias that it shares, keep fp32."""
     model, linears, constants = shared
     x = np.random.default_rng(5).standard_normal((2, 5, 6), np.float32)
-    scale = 2.0 / LARGEST[precision]
+    codes = symmetric(2.0 / LARGEST[precision])
     assert np.abs(x).max() > 2.0, "nothing is clipped"
-    quantize(model, linears, {"x": scale}, precision, column_scales(precision))
+    quantize(model, linears, {"x": codes}, precision, column_scales(precision))
     onnx.checker.check_model(model, full_check=True)
     got = run_graph(model, {"x": x})
     for name in "qk":
-        expected = product_of_rounded(x, constants[f"w_{name}"], scale, precision) + constants["bias"]
+        expected = product_of_rounded(x, constants[f"w_{name}"], codes, precision) + constants["bias"]
         assert error(got[name], expected) <= TOLERANCE, name
     assert error(got["gate"], x @ constants["w_gate"] + constants["bias"]) <= TOLERANCE
+
+
+def test_a_zero_point_against_numpy(
+    shared: tuple[ModelProto, list[Linear], Arrays], run_graph: Callable[..., Arrays], tmp_path: Path
+) -> None:
+    """Values of one sign, clipped at both ends; the product stays one of integers."""
+    model, linears, constants = shared
+    x = np.random.default_rng(5).uniform(-0.2, 2.5, (2, 5, 6)).astype(np.float32)
+    codes = FORMATS["int8"].codes(2.0, -0.1)
+    assert codes.zero_point < -100 and x.min() < -0.1 and x.max() > 2.0
+    quantize(model, linears, {"x": codes}, "int8", column_scales("int8"))
+    onnx.checker.check_model(model, full_check=True)
+    got = run_graph(model, {"x": x}, optimized=tmp_path / "optimized.onnx")
+    for name in "qk":
+        expected = product_of_rounded(x, constants[f"w_{name}"], codes, "int8") + constants["bias"]
+        assert error(got[name], expected) <= TOLERANCE, name
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert operators["MatMulIntegerToFloat"] == 2
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_names_and_constants(shared: tuple[ModelProto, list[Linear], Arrays], precision: Precision) -> None:
     model, linears, _ = shared
-    quantize(model, linears, {"x": 0.5}, precision, column_scales(precision))
+    quantize(model, linears, {"x": Codes(0.5, -3 if precision == "int8" else 0)}, precision, column_scales(precision))
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     eight_bits = np.dtype(np.int8 if precision == "int8" else ml_dtypes.float8_e4m3fn)
     shapes = {"w_gate": (6, 4), "bias": (4,)}
@@ -136,11 +165,11 @@ def test_names_and_constants(shared: tuple[ModelProto, list[Linear], Arrays], pr
         shapes |= {f"{pair}.scale": (), f"{pair}.zero": ()}
         shapes |= {f"block.{name}.weight.{part}": (4,) for part in ("scale", "zero")}
         shapes[f"block.{name}.weight.q"] = (6, 4)
-        if precision == "int8":
-            shapes[f"block.{name}.bias.row"] = (1, 1, 4)
+        shapes[f"block.{name}.bias.{precision}"] = (1, 1, 4) if precision == "int8" else (4,)
     assert {name: values.shape for name, values in constants.items()} == shapes
     assert {values.dtype for name, values in constants.items() if name.endswith((".q", ".zero"))} == {eight_bits}
     assert constants["x.scale"] == constants["x.1.scale"] == np.float32(0.5)
+    assert constants["x.zero"] == constants["x.1.zero"] == (-3 if precision == "int8" else 0)
 
 
 def test_a_column_of_zeros(
@@ -150,7 +179,9 @@ def test_a_column_of_zeros(
     constants["w_q"][:, 1] = 0
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w_q")
     weight.CopyFrom(numpy_helper.from_array(constants["w_q"], "w_q"))
-    quantize(model, linears, {"x": 0.02}, "int8", lambda weight: np.maximum(column_scales("int8")(weight), 1e-3))
+    quantize(
+        model, linears, {"x": symmetric(0.02)}, "int8", lambda weight: np.maximum(column_scales("int8")(weight), 1e-3)
+    )
     got = run_graph(model, feeds(model))["q"]
     assert np.array_equal(got[..., 1], np.full_like(got[..., 1], constants["bias"][1]))
 
@@ -165,25 +196,23 @@ def test_attention_against_numpy(run_graph: Callable[..., Arrays], precision: Pr
     if masked:
         arrays["mask"] = random.random((1, 1, TOKENS, PAST)) < 0.6
         arrays["mask"][..., 0] = True
-    scales = {name: 3 / LARGEST[precision] for name in "qkv"}
-    quantize_attention(model, [product], scales, precision)
+    codes = {name: symmetric(3 / LARGEST[precision]) for name in "qkv"}
+    quantize_attention(model, [product], codes, precision)
     onnx.checker.check_model(model, full_check=True)
     entries = {} if precision == "int8" else NO_FUSION
     got = run_graph(model, arrays, entries=entries)["y"]
-    assert error(got, attention_of_rounded(arrays, scales, precision)) <= TOLERANCE
+    assert error(got, attention_of_rounded(arrays, codes, precision)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_who_reads_what(
     load_graph: Callable[[str], ModelProto],
     quantized: Callable[..., ModelProto],
-    engine: str,
     precision: Precision,
 ) -> None:
-    before, after = load_graph(engine), quantized(engine, precision)
+    before, after = load_graph("step"), quantized("step", precision)
     onnx.checker.check_model(after, full_check=True)
-    linears = {linear.node: linear for linear in find_linears(before, engine).linears}
+    linears = {linear.node: linear for linear in find_linears(before, "step").linears}
     biases = {linear.bias_node for linear in linears.values()}
     made_by = {output: node for node in after.graph.node for output in node.output}
     old = {node.name: node for node in before.graph.node}
@@ -193,7 +222,7 @@ def test_who_reads_what(
             assert activation.op_type == weight.op_type == "DequantizeLinear"
             assert made_by[activation.input[0]].input[0] == linear.input
             assert weight.input[0] == f"{linear.name}.weight.q"
-        elif node.name in old and (precision == "fp8" or node.name not in biases):
+        elif node.name in old and node.name not in biases:
             assert node == old[node.name], "a node that is not quantised has changed"
     added = Counter(node.op_type for node in after.graph.node if node.name not in old)
     assert added == {"QuantizeLinear": len(linears), "DequantizeLinear": 2 * len(linears)}
@@ -205,40 +234,36 @@ def test_gates_read_fp32(load_graph: Callable[[str], ModelProto], quantized: Cal
     quantised = {linear.input for linear in find_linears(load_graph("step"), "step").linears}
     nodes = [node for node in quantized("step", "int8").graph.node if node.op_type == "MatMul"]
     gates = {module_of(node): node.input[0] for node in nodes if ".memory." in module_of(node)}
-    assert len(gates) == 3 * small_preset().transformer.layers
+    assert len(gates) == 2 * small_preset().transformer.layers, "decay with beta, and the output's"
     assert set(gates.values()) <= quantised
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_loads_in_a_session_of_default_options(
     load_graph: Callable[[str], ModelProto],
     quantized: Callable[..., ModelProto],
     feeds: Callable[[ModelProto], Arrays],
     run_graph: Callable[..., Arrays],
-    engine: str,
     precision: Precision,
 ) -> None:
-    model = load_graph(engine)
-    expected, got = (run_graph(graph, feeds(model)) for graph in (model, quantized(engine, precision)))
+    model = load_graph("step")
+    expected, got = (run_graph(graph, feeds(model)) for graph in (model, quantized("step", precision)))
     errors = {name: error(got[name], values) for name, values in expected.items()}
     assert 0 < max(errors.values()) <= ERROR[precision], errors
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 def test_int8_is_fused(
     load_graph: Callable[[str], ModelProto],
     quantized: Callable[..., ModelProto],
     feeds: Callable[[ModelProto], Arrays],
     run_graph: Callable[..., Arrays],
-    engine: str,
     tmp_path: Path,
 ) -> None:
-    """Every linear is one product of integers, q, k and v of one tensor too; nothing is dequantised on its own."""
-    model = quantized(engine, "int8")
+    """Every linear is one product of integers, those with a zero point too; nothing is dequantised on its own."""
+    model = quantized("step", "int8")
     run_graph(model, feeds(model), optimized=tmp_path / "optimized.onnx")
     operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
-    assert operators["MatMulIntegerToFloat"] == len(find_linears(load_graph(engine), engine).linears)
+    assert operators["MatMulIntegerToFloat"] == len(find_linears(load_graph("step"), "step").linears)
     assert operators["DequantizeLinear"] == 0
 
 
@@ -251,26 +276,25 @@ def test_any_subset_loads(
 ) -> None:
     """Layers return to fp32 one by one; then graphs arise in which a product has no quantised neighbour."""
     for start, step in ((0, 2), (1, 2), (4, 5)):
-        model = load_graph("text_encoder")
-        chosen = find_linears(model, "text_encoder").linears[start::step]
-        quantize(model, chosen, {linear.input: 0.05 for linear in chosen}, precision, column_scales(precision))
+        model = load_graph("step")
+        chosen = find_linears(model, "step").linears[start::step]
+        codes = {linear.input: symmetric(0.05) for linear in chosen}
+        quantize(model, chosen, codes, precision, column_scales(precision))
         run_graph(model, feeds(model))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_attention_of_an_engine(
     load_graph: Callable[[str], ModelProto],
     quantized: Callable[..., ModelProto],
     feeds: Callable[[ModelProto], Arrays],
     run_graph: Callable[..., Arrays],
-    engine: str,
     precision: Precision,
 ) -> None:
-    before, after = load_graph(engine), quantized(engine, precision, attention=True)
+    before, after = load_graph("step"), quantized("step", precision, attention=True)
     onnx.checker.check_model(after, full_check=True)
     operators = Counter(node.op_type for node in after.graph.node)
-    linears, products = len(find_linears(before, engine).linears), len(find_products(before, engine))
+    linears, products = len(find_linears(before, "step").linears), len(find_products(before, "step"))
     assert operators["Attention"] == 0
     assert operators["QuantizeLinear"] == linears + 4 * products
     expected = run_graph(before, feeds(before))
@@ -299,10 +323,10 @@ def test_weights_beside_the_graph(shared: tuple[ModelProto, list[Linear], Arrays
     model, linears, _ = shared
     expected = ModelProto()
     expected.CopyFrom(model)
-    quantize(expected, linears, {"x": 0.1}, "int8", column_scales("int8"))
+    quantize(expected, linears, {"x": symmetric(0.1)}, "int8", column_scales("int8"))
     onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="model.data", size_threshold=0)
     outside = onnx.load(tmp_path / "model.onnx", load_external_data=False)
-    quantize(outside, linears, {"x": 0.1}, "int8", column_scales("int8"), tmp_path)
+    quantize(outside, linears, {"x": symmetric(0.1)}, "int8", column_scales("int8"), tmp_path)
     onnx.load_external_data_for_model(outside, str(tmp_path))
 
     def contents(model: ModelProto) -> dict[str, Any]:
@@ -315,7 +339,7 @@ def test_weights_beside_the_graph(shared: tuple[ModelProto, list[Linear], Arrays
 def test_refuses_scales(shared: tuple[ModelProto, list[Linear], Arrays], scale: float | None) -> None:
     model, linears, _ = shared
     with pytest.raises(QuantizationError) as refused:
-        quantize(model, linears, {} if scale is None else {"x": scale}, "int8", column_scales("int8"))
+        quantize(model, linears, {} if scale is None else {"x": symmetric(scale)}, "int8", column_scales("int8"))
     assert str(refused.value) == (f"scale of 'x': got {scale}, expected a positive number; calibrate this plan again")
 
 
@@ -323,11 +347,11 @@ def test_refuses_other_forms_of_attention() -> None:
     model, product = attention_graph(masked=True)
     model.graph.node[0].attribute.append(helper.make_attribute("is_causal", 1))
     with pytest.raises(QuantizationError, match=r"block\.attention: got 3 heads .* \['is_causal'\].*; leave attention"):
-        quantize_attention(model, [product], dict.fromkeys("qkv", 0.1), "int8")
+        quantize_attention(model, [product], dict.fromkeys("qkv", symmetric(0.1)), "int8")
 
 
 def test_attention_needs_shapes() -> None:
     model, product = attention_graph(masked=False)
     model.graph.input[0].type.tensor_type.ClearField("shape")
     with pytest.raises(QuantizationError, match=r"block\.attention: got no static shape of 'q'.*; run shape inference"):
-        quantize_attention(model, [product], dict.fromkeys("qkv", 0.1), "int8")
+        quantize_attention(model, [product], dict.fromkeys("qkv", symmetric(0.1)), "int8")

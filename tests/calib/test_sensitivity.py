@@ -13,7 +13,7 @@ from videossm.runtime import Rollout
 
 PROMPTS, SEEDS = ("red circle", "blue square"), (21, 22)
 BROKEN = "transformer.blocks.0.ffn.2"  # alone reads its input
-OTHERS = ("text_encoder.layers.0.qkv", "transformer.blocks.0.self_attn.q", "transformer.blocks.1.ffn.0")
+OTHERS = ("transformer.blocks.0.self_attn.q+k+v", "transformer.blocks.0.cross_attn.q", "transformer.blocks.1.ffn.0")
 LAYERS = (*OTHERS, BROKEN)
 ABSURD = 300  # times the scale: all values but the largest round to zero
 
@@ -37,7 +37,7 @@ def calibration(int8_calibration):
     """With the scale of one tensor made absurd."""
     values = int8_calibration.model_dump(mode="json")
     tensor = values["tensors"]["step"]["gelu"]
-    tensor.update(amax=tensor["amax"] * ABSURD, scale=tensor["scale"] * ABSURD)
+    tensor.update({field: tensor[field] * ABSURD for field in ("amax", "low", "scale")})
     return Calibration.model_validate(values, strict=False)
 
 

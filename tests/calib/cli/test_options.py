@@ -8,7 +8,7 @@ import click
 import pytest
 
 from videossm.calib.cli import options as module
-from videossm.calib.cli.options import CHUNKS, METHODS, PROMPTS, SEED, SIZE, CalibrationOptions, calibration_options
+from videossm.calib.cli.options import CHUNKS, METHODS, SEED, SIZE, CalibrationOptions, calibration_options
 from videossm.calib.observers import METHODS as OBSERVED
 from videossm.runtime import UserError
 
@@ -36,7 +36,7 @@ def test_nothing_given(parsed, test_plan):
     settings = NOTHING.settings(test_plan)
     assert (settings.method, settings.chunks, settings.data) == ("mse", CHUNKS, "rollouts")
     assert (settings.smoothquant, settings.quantize_attention) == (None, False)
-    assert len(settings.prompts) == PROMPTS > SIZE
+    assert len(settings.prompts) == SIZE
     assert settings.seeds == tuple(range(SEED, SEED + SIZE))
 
 
@@ -63,7 +63,7 @@ def test_settings_follow_the_options(parsed, test_plan):
     options.check("int8")
     settings = options.settings(test_plan)
     assert (settings.method, settings.chunks, settings.smoothquant) == ("entropy", 4, 0.25)
-    assert (len(settings.prompts), len(settings.seeds), settings.quantize_attention) == (PROMPTS, 3, True)
+    assert (len(settings.prompts), len(settings.seeds), settings.quantize_attention) == (3, 3, True)
     assert options.rollouts == "3 rollouts of 4 chunks"
     assert NOTHING.rollouts == f"{SIZE} rollouts of {CHUNKS} chunks"
 
@@ -79,9 +79,10 @@ def test_prompts_of_a_file(parsed, test_plan, tmp_path, words, rollouts):
     assert len(set(settings.seeds)) == rollouts, "a prompt that comes again has another seed"
 
 
-def test_more_rollouts_than_prompts_by_default(parsed, test_plan):
-    settings = parsed("--calibration-size", PROMPTS + 1).settings(test_plan)
-    assert len(settings.prompts) == len(settings.seeds) == PROMPTS + 1
+@pytest.mark.parametrize("size", [1, 2 * SIZE + 1])
+def test_as_many_prompts_as_rollouts_by_default(parsed, test_plan, size):
+    settings = parsed("--calibration-size", size).settings(test_plan)
+    assert len(settings.prompts) == len(settings.seeds) == size
 
 
 @pytest.mark.parametrize(

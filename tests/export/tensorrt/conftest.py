@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from videossm.calib.calibration import Calibration, Settings, Source, TensorScale
+from videossm.calib.linears import Linear
 from videossm.calib.observers import FORMATS, Precision
 from videossm.calib.plans import QUANTISED_ENGINES, candidates, write_half, write_quantized
 from videossm.export.build import BuildOptions, build_plan
@@ -17,6 +18,7 @@ from videossm.export.source import find_source
 from videossm.runtime import Plan
 
 AMAX = 4.0  # of every activation: what an engine costs to build does not depend on its scales
+GELU_LOW = -0.17  # in int8 GELU's output has a zero point, which TensorRT does not take
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +54,13 @@ def in_precision(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Plan, st
 
 def _quantize(plan: Plan, precision: Precision, folder: Path) -> None:
     linears, _, _ = candidates(plan)
-    number = FORMATS[precision].scale(AMAX)
-    scale = TensorScale(amax=AMAX, low=None, scale=number, zero_point=0, steps=(), channel_amax=None)
-    tensors = {engine: {x.input: scale for x in linears if x.engine == engine} for engine in QUANTISED_ENGINES}
+
+    def scale(linear: Linear) -> TensorScale:
+        low = GELU_LOW if precision == "int8" and linear.name.endswith("ffn.2") else None
+        number, zero_point = FORMATS[precision].codes(AMAX, low)
+        return TensorScale(amax=AMAX, low=low, scale=number, zero_point=zero_point, steps=(), channel_amax=None)
+
+    tensors = {engine: {x.input: scale(x) for x in linears if x.engine == engine} for engine in QUANTISED_ENGINES}
     settings = Settings(
         method="max", prompts=(), seeds=(), chunks=1, data="random", smoothquant=None, quantize_attention=False
     )

@@ -68,8 +68,8 @@ def test_what_cannot_be_built_says_why(
     build: Callable[..., Path], shapes_plan: Plan, in_precision: Callable[[Plan, str], Plan], tmp_path: Path
 ) -> None:
     fp8 = in_precision(shapes_plan, "fp8")
-    with pytest.raises(BackendError, match=r"^text_encoder: cannot be built: .*Cannot compile for target\(s\) sm86"):
-        build("text_encoder", TensorRtOptions(gpu_arch=("sm_86",)), plan=fp8)
+    with pytest.raises(BackendError, match=r"^step: cannot be built: .*Cannot compile for target\(s\) sm86"):
+        build("step", TensorRtOptions(gpu_arch=("sm_86",)), plan=fp8)
     assert list(tmp_path.iterdir()) == []
 
 

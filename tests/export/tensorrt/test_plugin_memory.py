@@ -27,5 +27,5 @@ def test_it_takes_the_place_of_the_plans_own(
     assert len(scans) == shapes_plan.manifest.model["transformer"]["layers"]
     for node in scans:
         assert {entry.name for entry in node.attribute} >= {"plugin_version", "plugin_namespace", "want_output"}
-    assert {node.op_type for node in model.graph.node} <= {"GatedDeltaScan", "Cast", "Transpose", "Identity"}
+    assert {node.op_type for node in model.graph.node} <= {"GatedDeltaScan", "Cast", "Reshape", "Transpose", "Identity"}
     assert opset_version(model) == opset_version(own)
