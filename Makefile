@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := models export calib plugins_trt runtime
+# A process for each processor, at most four; the tests of a file share one, and what they have made.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 PROMPT := a red circle bounces on gray
 START := $(shell date +%s)
 # First in a recipe: says at its end, bad or good, how long make took, the installation included.
@@ -41,7 +43,7 @@ demo: install
 	$(BIN)/videossm-run out/engine.plan --prompt "$(PROMPT)" --seconds 5 -o out/demo.mp4
 
 test: install
-	@$(TIMED); $(BIN)/pytest
+	@$(TIMED); $(BIN)/pytest $(PARALLEL) --durations=10
 
 lint: ruff types
 
