@@ -7,6 +7,7 @@ for the same two. A later ONNX Runtime than Python 3.10's last one skips nothing
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import platform
 import shutil
@@ -61,6 +62,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {Path(__file__).parent / name: place for place, name in enumerate(SLOW_FIRST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """What the imports have made stays to the end: without walks over it an export takes 2.5 s instead of 3."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
