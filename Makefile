@@ -2,17 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := models export calib plugins_trt runtime
+# A process for each processor, at most four; the tests of a file share one, and what they have made.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 PROMPT := a red circle bounces on gray
 START := $(shell date +%s)
 # First in a recipe: says at its end, bad or good, how long make took, the installation included.
 TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint ruff types bench bench-quantization plugins wheel pythons clean
+.PHONY: help install demo test test-all lint ruff types bench bench-quantization plugins wheel pythons clean
 
 help:
 	@echo "make demo    a video of '$(PROMPT)' in out/demo.mp4"
-	@echo "make test    all tests that this machine can run"
+	@echo "make test    the tests that this machine can run, but for the slow ones"
+	@echo "make test-all   those as well: full-width graphs, CUDA kernels compiled for a device; and make pythons"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   times a chunk against PyTorch: out/benchmarks.md and .json"
 	@echo "make bench-quantization   what int8 and fp8 gain and cost: out/quantization-*.md and .json; an hour"
@@ -41,7 +44,10 @@ demo: install
 	$(BIN)/videossm-run out/engine.plan --prompt "$(PROMPT)" --seconds 5 -o out/demo.mp4
 
 test: install
-	@$(TIMED); $(BIN)/pytest
+	@$(TIMED); $(BIN)/pytest $(PARALLEL) -m "not slow" --durations=10
+
+test-all: install
+	@$(TIMED); $(BIN)/pytest $(PARALLEL) --durations=10; $(MAKE) --no-print-directory pythons
 
 lint: ruff types
 

@@ -1,25 +1,74 @@
-"""What all tests share: another processor, and a reason for what Python 3.10's last ONNX Runtime cannot load.
+"""What all tests share: how they run side by side, another processor, and a reason for what an old ONNX Runtime skips.
 
-A later ONNX Runtime skips nothing.
+`make test` runs them in several processes, each tied to a processor: two processes with two threads each would fight
+for the same two. A later ONNX Runtime than Python 3.10's last one skips nothing.
 """
 
 from __future__ import annotations
 
+import fcntl
+import gc
+import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import onnxruntime
 import pytest
 from packaging.version import Version
+
+from videossm.runtime import Plan
 
 OLD = Version(onnxruntime.__version__) < Version("1.24")
 BEYOND_OLD = {
     "LinearAttention(-1) is not a registered": "has no LinearAttention",
     "ValidateOpsetForDomain": "stops at opset 23",
 }
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1, ..; empty in a run of one process
+MOST_WORKERS = 4  # of 3 GB each, at worst
+PROCESSORS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+# The files that take longest, in this order: what is left for the end is short, and no process waits for another.
+SLOW_FIRST = (
+    "export/tensorrt/test_full_width.py",
+    "export/test_full_width.py",
+    "export/test_verify.py",
+    "export/test_lowering.py",
+    "plugins_trt/test_emulated_scans.py",
+    "export/tensorrt/test_build.py",
+    "plugins_trt/test_cuda_build.py",
+    "export/test_cli.py",
+    "export/test_polygraphy.py",
+    "models/test_shapes.py",
+    "export/test_shapes_plan.py",
+    "export/test_precision.py",
+    "plugins_trt/test_cpu_calls.py",
+    "export/tensorrt/test_cli.py",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    return min(len(PROCESSORS) or os.cpu_count() or 1, MOST_WORKERS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):  # the workers' libraries read it as they are loaded
+        os.environ["OMP_NUM_THREADS"] = "1"
+    if WORKER and PROCESSORS:
+        os.sched_setaffinity(0, {PROCESSORS[int(WORKER.removeprefix("gw")) % len(PROCESSORS)]})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {Path(__file__).parent / name: place for place, name in enumerate(SLOW_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """What the imports have made stays to the end: without walks over it an export takes 2.5 s instead of 3."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -30,6 +79,58 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             path, line, _ = item.location
             report.outcome, report.longrepr = "skipped", (path, line, f"ONNX Runtime {onnxruntime.__version__} {why}")
     return report
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`shared(name, make)`: the folder that `make(folder)` fills, once for all processes of a run. Only to be read."""
+    own = tmp_path_factory.getbasetemp()
+    base = (own.parent if WORKER else own) / "shared"
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = base / name, base / f"{name}.made"
+        base.mkdir(exist_ok=True)
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def small_plan_in(shared: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], Plan]:
+    """`small_plan_in("contrib")`: the small preset in fp32 with random weights, in that lowering."""
+
+    def export(lowering: str) -> Plan:
+        from videossm.export.build import BuildOptions, build_plan
+        from videossm.models.model import random_model
+        from videossm.models.presets import test as small_preset
+        from videossm.models.shapes.tokenizer import build_tokenizer
+
+        def make(folder: Path) -> None:
+            model = random_model(small_preset(), seed=2)
+            build_plan(model, build_tokenizer(), BuildOptions(lowering=lowering), folder)
+
+        return Plan.open(shared(f"small-{lowering}.plan", make))
+
+    return export
+
+
+@pytest.fixture
+def all_processors() -> Iterator[None]:
+    """For tests of threads: lets this process run on every processor, as outside of a parallel run."""
+    if not PROCESSORS:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, PROCESSORS)
+    yield
+    os.sched_setaffinity(0, before)
 
 
 @pytest.fixture(scope="session")

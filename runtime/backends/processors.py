@@ -41,11 +41,14 @@ def place(threads: int | None) -> Placement | None:
     """Processors for a session of `threads` threads, each on a core of its own; None for one thread a core.
 
     Each call begins at another core, so that rollouts beside each other, in this process or another, do not all run
-    what is not parallel on the same one. Returns None where one thread is wanted, where there are fewer cores than
-    threads, and where the system does not say.
+    what is not parallel on the same one. Where this thread may run on one core only, `threads` None means one thread:
+    ONNX Runtime's own number counts the cores of the whole machine. Returns None where one thread is asked for, where
+    there are fewer cores than threads, and where the system does not say.
     """
     cores = _cores()
     wanted = threads or len(cores)
+    if threads is None and wanted == 1:
+        return Placement(cores[0], ())
     if not 1 < wanted <= len(cores):
         return None
     start = next(_taken) % len(cores)

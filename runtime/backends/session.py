@@ -44,6 +44,7 @@ def session_options(precision: str, threads: int | None, placement: Placement | 
     options.intra_op_num_threads = threads or 0
     if placement is not None:
         options.intra_op_num_threads = 1 + len(placement.workers)
+    if placement is not None and placement.workers:
         workers = ";".join(str(processor + 1) for processor in placement.workers)  # it counts from 1
         options.add_session_config_entry("session.intra_op_thread_affinities", workers)
     options.inter_op_num_threads = 1

@@ -21,10 +21,6 @@ from videossm.calib.calibration import Calibration, Settings
 from videossm.calib.linears import find_linears, find_products
 from videossm.calib.observers import FORMATS, Codes, Precision, weight_scales
 from videossm.calib.qdq import quantize, quantize_attention
-from videossm.export.build import BuildOptions, build_plan
-from videossm.models.model import random_model
-from videossm.models.presets import test as small_preset
-from videossm.models.shapes.tokenizer import build_tokenizer
 from videossm.runtime import Plan
 from videossm.runtime.backends.session import session_options
 from videossm.runtime.plan import write_manifest
@@ -33,12 +29,9 @@ Arrays = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="session")
-def test_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def test_plan(small_plan_in: Callable[[str], Plan]) -> Plan:
     """fp32, random weights, the default lowering."""
-    path = tmp_path_factory.mktemp("plans") / "engine.plan"
-    path.mkdir()
-    build_plan(random_model(small_preset(), seed=2), build_tokenizer(), BuildOptions(), path)
-    return Plan.open(path)
+    return small_plan_in("contrib")
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,6 @@ def export_plan() -> Callable[..., Plan]:
 
 
 @pytest.fixture(scope="session", params=["contrib", "standard"])
-def small_plan(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    small_model: VideoModel,
-    export_plan: Callable[..., Plan],
-) -> Plan:
-    return export_plan(small_model, tmp_path_factory.mktemp("plans"), lowering=request.param)
+def small_plan(request: pytest.FixtureRequest, small_plan_in: Callable[[str], Plan]) -> Plan:
+    """Of `small_model`."""
+    return small_plan_in(request.param)

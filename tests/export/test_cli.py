@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,12 @@ def refused(result: Result) -> str:
 
 
 @pytest.fixture
+def older(small_plan_in: Callable[[str], Plan], tmp_path: Path) -> Path:
+    """A plan that lies where the new one shall."""
+    return Path(shutil.copytree(small_plan_in("contrib").path, tmp_path / "engine.plan"))
+
+
+@pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
     save_checkpoint(random_model(small_preset()), path)
@@ -50,11 +57,10 @@ def test_exports_and_verifies_a_checkpoint(checkpoint: Path, tmp_path: Path) -> 
     assert plan.manifest.model["name"] == "test"
 
 
-def test_replaces_an_older_plan_and_leaves_no_debris(checkpoint: Path, tmp_path: Path) -> None:
-    out = tmp_path / "engine.plan"
-    for width in (48, 64):
-        assert invoke(checkpoint, "-o", out, "--no-verify", "--width", width).exit_code == 0
-    assert Plan.open(out).manifest.stream.width == 64
+def test_replaces_an_older_plan_and_leaves_no_debris(checkpoint: Path, older: Path, tmp_path: Path) -> None:
+    assert Plan.open(older).manifest.stream.width == 48
+    assert invoke(checkpoint, "-o", older, "--no-verify", "--width", 64).exit_code == 0
+    assert Plan.open(older).manifest.stream.width == 64
     assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.plan", "model.safetensors"]
 
 
@@ -132,28 +138,23 @@ def test_a_name_that_no_file_can_have() -> None:
 
 
 def test_a_plan_that_does_not_verify_replaces_nothing(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, older: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "engine.plan"
-    assert invoke(checkpoint, "-o", out, "--no-verify").exit_code == 0
-    before = Plan.open(out).identity
+    before = Plan.open(older).identity
     monkeypatch.setattr("videossm.export.verify.relative_error", lambda got, expected: float("nan"))
-    result = invoke(checkpoint, "-o", out, "--width", 64)
+    result = invoke(checkpoint, "-o", older, "--width", 64)
     assert result.exit_code == 1
     assert result.stderr.startswith("verify: got chunk 0: relative error nan")
-    assert Plan.open(out).identity == before
+    assert Plan.open(older).identity == before
 
 
 def test_ctrl_c_leaves_the_older_plan_and_no_debris(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, older: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "engine.plan"
-    assert invoke(checkpoint, "-o", out, "--no-verify").exit_code == 0
-
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("videossm.export.build.trace", interrupted)
-    assert invoke(checkpoint, "-o", out).exit_code == 130
-    Plan.open(out)
+    assert invoke(checkpoint, "-o", older).exit_code == 130
+    Plan.open(older)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.plan", "model.safetensors"]

@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from videossm.runtime import Plan
+
+pytestmark = pytest.mark.slow
 
 # The process tells its own peak: what its parent hears of it counts what the parent held when it made the process.
 MEASURED = """

@@ -32,11 +32,12 @@ def shapes_model() -> VideoModel:
 @pytest.fixture(scope="module", params=["contrib", "standard"])
 def shapes_plan(
     request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
+    shared: Callable[..., Path],
     shapes_model: VideoModel,
     export_plan: Callable[..., Plan],
 ) -> Plan:
-    return export_plan(shapes_model, tmp_path_factory.mktemp("shapes"), lowering=request.param)
+    made = shared(f"shapes-{request.param}", lambda folder: export_plan(shapes_model, folder, lowering=request.param))
+    return Plan.open(made / "engine.plan")
 
 
 def test_24_chunks_within_tolerance(shapes_plan: Plan, shapes_model: VideoModel) -> None:

@@ -274,6 +274,7 @@ def test_state_in_place(cpu_library: ScanLibrary) -> None:
     np.testing.assert_array_equal(state, expected)
 
 
+@pytest.mark.usefixtures("all_processors")
 @pytest.mark.parametrize("threads", ["1", "2", "5"])
 @pytest.mark.parametrize("offset", [0, 1, 64])
 @pytest.mark.parametrize("scan", ["gated_delta", "selective_scan"])
@@ -300,6 +301,7 @@ def test_workspace_is_what_it_was_said_to_be(
     assert (memory[offset + size :] == CANARY).all(), "workspace: got writes behind it, expected none"
 
 
+@pytest.mark.usefixtures("all_processors")
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("instructions", ["", "generic"])
 def test_threads_change_no_bit(
@@ -317,6 +319,7 @@ def test_threads_change_no_bit(
             np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.usefixtures("all_processors")
 def test_calls_from_many_threads(cpu_library: ScanLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDEOSSM_THREADS", "2")
     inputs = gated_arrays(1, 500, 4, 64, 64)
@@ -328,6 +331,7 @@ def test_calls_from_many_threads(cpu_library: ScanLibrary, monkeypatch: pytest.M
                 np.testing.assert_array_equal(actual, wanted)
 
 
+@pytest.mark.usefixtures("all_processors")
 def test_a_forked_child_has_threads_of_its_own(cpu_library_path: Path) -> None:
     script = f"""
 import os, numpy as np

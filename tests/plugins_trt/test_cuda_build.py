@@ -17,10 +17,13 @@ FOLDER = ROOT / "build" / "tests" / "kernels"
 ARCHITECTURE = "90"  # one of several that take as long each; benchmarks/kernel_resources.py compiles for all
 LIBRARY = "libvideossm_scans_cuda.so"
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("nvcc") is None or shutil.which("cmake") is None,
-    reason="the CUDA kernels are not compiled: got no nvcc or no cmake",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("nvcc") is None or shutil.which("cmake") is None,
+        reason="the CUDA kernels are not compiled: got no nvcc or no cmake",
+    ),
+]
 
 # Calls both scans with addresses of the host that are never followed. Prints the statuses and texts.
 WITHOUT_DEVICE = """

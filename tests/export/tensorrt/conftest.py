@@ -22,31 +22,38 @@ GELU_LOW = -0.17  # in int8 GELU's output has a zero point, which TensorRT does 
 
 
 @pytest.fixture(scope="session")
-def shapes_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def shapes_plan(shared: Callable[..., Path]) -> Plan:
     """fp32, standard operators, the shipped weights."""
-    folder = tmp_path_factory.mktemp("shapes") / "fp32.plan"
-    folder.mkdir()
-    source = find_source("shapes")
-    build_plan(source.load(source.config), source.tokenizer, BuildOptions(lowering="standard"), folder)
-    return Plan.open(folder)
+
+    def make(folder: Path) -> None:
+        (folder / "engine.plan").mkdir()
+        source = find_source("shapes")
+        options = BuildOptions(lowering="standard")
+        build_plan(source.load(source.config), source.tokenizer, options, folder / "engine.plan")
+
+    return Plan.open(shared("shapes-standard", make) / "engine.plan")
 
 
 @pytest.fixture(scope="session")
-def in_precision(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Plan, str], Plan]:
+def in_precision(shared: Callable[..., Path]) -> Callable[[Plan, str], Plan]:
     """`in_precision(plan, "int8")`: an fp32 plan in another precision; what activations reach is made up."""
     made: dict[tuple[str, str], Plan] = {}
 
     def make(plan: Plan, precision: str) -> Plan:
         if precision == "fp32":
             return plan
-        if (plan.identity, precision) not in made:
-            folder = tmp_path_factory.mktemp(precision) / f"{precision}.plan"
-            folder.mkdir()
+
+        def write(folder: Path) -> None:
+            path = folder / f"{precision}.plan"
+            path.mkdir()
             if precision in ("fp16", "bf16"):
-                write_half(plan, precision, folder)
+                write_half(plan, precision, path)
             else:
-                _quantize(plan, precision, folder)  # type: ignore[arg-type]
-            made[plan.identity, precision] = Plan.open(folder)
+                _quantize(plan, precision, path)  # type: ignore[arg-type]
+
+        if (plan.identity, precision) not in made:
+            folder = shared(f"{plan.identity[:16]}-{precision}", write)
+            made[plan.identity, precision] = Plan.open(folder / f"{precision}.plan")
         return made[plan.identity, precision]
 
     return make

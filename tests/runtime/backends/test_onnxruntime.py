@@ -303,6 +303,7 @@ def test_an_fp8_engine_runs(tmp_path):
     assert (y.read() == 4.0).all()
 
 
+@pytest.mark.usefixtures("all_processors")
 def test_threads_do_not_change_the_frames(tiny_plan):
     one, two = (next(Rollout(tiny_plan, "red", threads=threads)).frames for threads in (1, 2))
     assert np.array_equal(one, two)
