@@ -61,7 +61,7 @@ def symmetric(scale: float) -> Codes:
 
 
 @pytest.fixture
-def shared() -> tuple[ModelProto, list[Linear], Arrays]:
+def shared_input() -> tuple[ModelProto, list[Linear], Arrays]:
     """Two linears and a gate on one tensor, one bias for all of them; the constants beside the graph."""
     random = np.random.default_rng(3)
     constants = {
@@ -70,7 +70,7 @@ def shared() -> tuple[ModelProto, list[Linear], Arrays]:
     }
     model = parser.parse_model(
         """<ir_version: 10, opset_import: ["": 23]>
-        shared (float[2, 5, 6] x) => (float[2, 5, 4] q, float[2, 5, 4] k, float[2, 5, 4] gate) {
+        shared_input (float[2, 5, 6] x) => (float[2, 5, 4] q, float[2, 5, 4] k, float[2, 5, 4] gate) {
             qx = MatMul(x, w_q)
             q = Add(qx, bias)
             kx = MatMul(x, w_k)
@@ -120,10 +120,10 @@ def attention_of_rounded(arrays: Arrays, codes: dict[str, Codes], precision: str
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_linears_against_numpy(
-    shared: tuple[ModelProto, list[Linear], Arrays], run_graph: Callable[..., Arrays], precision: Precision
+    shared_input: tuple[ModelProto, list[Linear], Arrays], run_graph: Callable[..., Arrays], precision: Precision
 ) -> None:
     """The scale clips: saturation is part of the arithmetic. The gate, and a bias that it shares, keep fp32."""
-    model, linears, constants = shared
+    model, linears, constants = shared_input
     x = np.random.default_rng(5).standard_normal((2, 5, 6), np.float32)
     codes = symmetric(2.0 / LARGEST[precision])
     assert np.abs(x).max() > 2.0, "nothing is clipped"
@@ -137,10 +137,10 @@ def test_linears_against_numpy(
 
 
 def test_a_zero_point_against_numpy(
-    shared: tuple[ModelProto, list[Linear], Arrays], run_graph: Callable[..., Arrays], tmp_path: Path
+    shared_input: tuple[ModelProto, list[Linear], Arrays], run_graph: Callable[..., Arrays], tmp_path: Path
 ) -> None:
     """Values of one sign, clipped at both ends; the product stays one of integers."""
-    model, linears, constants = shared
+    model, linears, constants = shared_input
     x = np.random.default_rng(5).uniform(-0.2, 2.5, (2, 5, 6)).astype(np.float32)
     codes = FORMATS["int8"].codes(2.0, -0.1)
     assert codes.zero_point < -100 and x.min() < -0.1 and x.max() > 2.0
@@ -155,8 +155,8 @@ def test_a_zero_point_against_numpy(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_names_and_constants(shared: tuple[ModelProto, list[Linear], Arrays], precision: Precision) -> None:
-    model, linears, _ = shared
+def test_names_and_constants(shared_input: tuple[ModelProto, list[Linear], Arrays], precision: Precision) -> None:
+    model, linears, _ = shared_input
     quantize(model, linears, {"x": Codes(0.5, -3 if precision == "int8" else 0)}, precision, column_scales(precision))
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     eight_bits = np.dtype(np.int8 if precision == "int8" else ml_dtypes.float8_e4m3fn)
@@ -173,9 +173,11 @@ def test_names_and_constants(shared: tuple[ModelProto, list[Linear], Arrays], pr
 
 
 def test_a_column_of_zeros(
-    shared: tuple[ModelProto, list[Linear], Arrays], run_graph: Callable[..., Arrays], feeds: Callable[..., Arrays]
+    shared_input: tuple[ModelProto, list[Linear], Arrays],
+    run_graph: Callable[..., Arrays],
+    feeds: Callable[..., Arrays],
 ) -> None:
-    model, linears, constants = shared
+    model, linears, constants = shared_input
     constants["w_q"][:, 1] = 0
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w_q")
     weight.CopyFrom(numpy_helper.from_array(constants["w_q"], "w_q"))
@@ -318,9 +320,9 @@ def test_weights_are_small(
     assert kept <= read, "a constant that nothing reads"
 
 
-def test_weights_beside_the_graph(shared: tuple[ModelProto, list[Linear], Arrays], tmp_path: Path) -> None:
+def test_weights_beside_the_graph(shared_input: tuple[ModelProto, list[Linear], Arrays], tmp_path: Path) -> None:
     """They are read one at a time; what is left can be loaded afterwards."""
-    model, linears, _ = shared
+    model, linears, _ = shared_input
     expected = ModelProto()
     expected.CopyFrom(model)
     quantize(expected, linears, {"x": symmetric(0.1)}, "int8", column_scales("int8"))
@@ -336,8 +338,8 @@ def test_weights_beside_the_graph(shared: tuple[ModelProto, list[Linear], Arrays
 
 
 @pytest.mark.parametrize("scale", [None, 0.0, -1.0, float("nan"), float("inf"), 1e-60])
-def test_refuses_scales(shared: tuple[ModelProto, list[Linear], Arrays], scale: float | None) -> None:
-    model, linears, _ = shared
+def test_refuses_scales(shared_input: tuple[ModelProto, list[Linear], Arrays], scale: float | None) -> None:
+    model, linears, _ = shared_input
     with pytest.raises(QuantizationError) as refused:
         quantize(model, linears, {} if scale is None else {"x": symmetric(scale)}, "int8", column_scales("int8"))
     assert str(refused.value) == (f"scale of 'x': got {scale}, expected a positive number; calibrate this plan again")
