@@ -1,12 +1,13 @@
 """The modulation of a norm becomes its weight and bias.
 
     before  y = Add(Mul(LayerNormalization(x, ones), scale), shift)
-    after   y = LayerNormalization(x, scale, shift)
+    after   y = LayerNormalization(x, Reshape(scale), Reshape(shift))
 
 The operator takes any tensor as its weight and bias, so two passes over all tokens less are made.
 
 Constraints: the norm is over the last axis, and its weight is a constant of ones; scale and shift are one row for all
-tokens, [.., 1, D].
+tokens, [.., 1, D]. They are made [D]: ONNX Runtime 1.23 fuses a norm with the addition before it, and then
+refuses others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 
 import onnx_ir as ir
 
-from videossm.export.optimize.edit import is_constant, only_reader, operator, replace, shape_of
+from videossm.export.optimize.edit import add_constant, is_constant, like, only_reader, operator, replace, shape_of
 
 
 def modulate_in_norm(graph: ir.Graph) -> None:
@@ -29,10 +30,11 @@ def modulate_in_norm(graph: ir.Graph) -> None:
             continue
         (multiply, scale), (add, shift) = scaled, shifted
         source, output = node.inputs[0], add.outputs[0]
+        flat = [_flat(graph, row, add, node.name or "", label) for row, label in ((scale, "scale"), (shift, "shift"))]
         value = ir.Value(name=f"{output.name}.modulated", shape=output.shape, type=output.type)
         modulated = ir.node(
             "LayerNormalization",
-            [source, scale, shift],
+            [source, *flat],
             node.attributes,
             outputs=[value],
             name=f"{node.name}.modulated",
@@ -40,6 +42,15 @@ def modulate_in_norm(graph: ir.Graph) -> None:
         )
         graph.insert_before(add, modulated)
         replace(graph, [add, multiply, node], [], {output: value})
+
+
+def _flat(graph: ir.Graph, row: ir.Value, before: ir.Node, name: str, label: str) -> ir.Value:
+    """`row` [.., 1, D] as [D], from a node put before `before`."""
+    width = (shape_of(row) or (0,))[-1]
+    sizes = add_constant(graph, ir.tensor([-1], dtype=ir.DataType.INT64, name=f"{name}.{label}.shape"))
+    value = like(row, f"{name}.{label}", (width,))
+    graph.insert_before(before, ir.node("Reshape", [row, sizes], outputs=[value], name=f"{name}.{label}"))
+    return value
 
 
 def _is_plain(node: ir.Node) -> bool:

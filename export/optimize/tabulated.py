@@ -1,7 +1,9 @@
 """What depends on the noise level alone is looked up: the levels of a plan are known.
 
-    before  y_i = f_i(sigma)                                                        y_i [1, R_i, D], sigma [1]
-    after   y_0, .., y_n = Split(Gather(table, ArgMin(Abs(levels - sigma))))        table [levels, R_0 + .. + R_n, D]
+    before  y_i = f_i(sigma)                                                                    sigma [1]
+    after   y_0, .., y_n = Split(Reshape(Gather(table, ArgMin(Abs(levels - sigma)))))           table [levels, N]
+
+A row [1, .., 1, D] becomes [D] where what reads it broadcasts it; all else gets its shape back.
 
 The time embedding and the blocks' modulation are such: products with one row, which take as long as their weights take
 to read. In a `shapes` step they were 50 of 440 nodes and 4% of the time.
@@ -13,6 +15,7 @@ Constraints: no input but `sigma` has a part in y_i; what is smaller than a row,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +27,7 @@ from videossm.export.optimize.edit import SCOPES, add_constant, is_constant, lik
 from videossm.runtime.backends.session import session_options
 
 IR_VERSION = 10  # of ONNX's file format, in which this part of the graph is handed to ONNX Runtime
+ELEMENTWISE = ("Add", "Mul")
 MODULE = "levels"  # of the look-up, for passes that ask where a node belongs
 
 
@@ -34,29 +38,40 @@ def tabulate(graph: ir.Graph, name: str, levels: Sequence[float]) -> None:
         return
     nodes = _depending(graph, sigma)
     ends = [value for node in nodes for value in node.outputs if _is_end(value, nodes)]
-    widths = {sizes[-1] for value in ends if (sizes := shape_of(value))}
-    if not ends or len(widths) > 1:
+    if not ends:
         return
-    rows = [sizes[1] for value in ends if (sizes := shape_of(value))]
+    widths = [math.prod(shape_of(value) or ()) for value in ends]
     table = add_constant(graph, ir.tensor(_evaluated(graph, sigma, ends, levels), name=f"{MODULE}.table"))
     known = add_constant(graph, ir.tensor(np.array([levels], np.float32), name=f"{MODULE}.levels"))
-    counts = add_constant(graph, ir.tensor(np.array(rows, np.int64), name=f"{MODULE}.rows"))
+    first = add_constant(graph, ir.tensor(np.array([-1], np.int64), name=f"{MODULE}.flat"))
+    sizes = add_constant(graph, ir.tensor(np.array(widths, np.int64), name=f"{MODULE}.widths"))
     values = [like(sigma, f"{MODULE}.{label}", (1, len(levels))) for label in ("difference", "distance")]
     nearest = ir.Value(name=f"{MODULE}.nearest", shape=ir.Shape((1,)), type=ir.TensorType(ir.DataType.INT64))
-    row = like(sigma, f"{MODULE}.row", (1, sum(rows), widths.pop()))
-    parts = [like(value, f"{value.name}.part", shape_of(value) or ()) for value in ends]
+    row, flat = (
+        like(sigma, f"{MODULE}.{label}", shape)
+        for label, shape in (("row", (1, sum(widths))), ("flat_row", (sum(widths),)))
+    )
+    parts = [like(value, f"{value.name}.part", (width,)) for value, width in zip(ends, widths, strict=True)]
     new = [
         ir.node("Sub", [known, sigma], outputs=[values[0]]),
         ir.node("Abs", [values[0]], outputs=[values[1]]),
         ir.node("ArgMin", [values[1]], {"axis": 1, "keepdims": 0}, outputs=[nearest]),  # TensorRT wants two dimensions
         ir.node("Gather", [table, nearest], {"axis": 0}, outputs=[row]),
-        ir.node("Split", [row, counts], {"axis": 1}, outputs=parts),
+        ir.node("Reshape", [row, first], outputs=[flat]),
+        ir.node("Split", [flat, sizes], {"axis": 0}, outputs=parts),
     ]
+    replaced = dict(zip(ends, parts, strict=True))
+    for value, part in replaced.items():
+        shape = shape_of(value) or ()
+        if len(shape) > 1 and not _broadcasts(value):
+            own = add_constant(graph, ir.tensor(np.array(shape, np.int64), name=f"{value.name}.shape"))
+            replaced[value] = like(value, f"{value.name}.shaped", shape)
+            new.append(ir.node("Reshape", [part, own], outputs=[replaced[value]]))
     for node in new:
         node.name = node.outputs[0].name
         node.metadata_props[SCOPES] = str(["", MODULE, node.name])
     graph.insert_before(graph[0], new)
-    replace(graph, [], [], dict(zip(ends, parts, strict=True)))
+    replace(graph, [], [], replaced)
 
 
 def _depending(graph: ir.Graph, sigma: ir.Value) -> list[ir.Node]:
@@ -71,17 +86,30 @@ def _depending(graph: ir.Graph, sigma: ir.Value) -> list[ir.Node]:
 
 
 def _is_end(value: ir.Value, nodes: Sequence[ir.Node]) -> bool:
-    """Does a node read it that depends on more, and is it a row or several, [1, R, D]?"""
+    """Does a node read it that depends on more, and is it a row, or several?"""
+    sizes = shape_of(value) or (1,)
+    leaves = value.is_graph_output() or any(use.node not in nodes for use in value.uses())
+    return sizes[-1] > 1 and leaves and value.dtype == ir.DataType.FLOAT
+
+
+def _broadcasts(value: ir.Value) -> bool:
+    """Is [1, .., 1, D] read in places alone where [D] means the same?"""
     sizes = shape_of(value) or ()
-    return len(sizes) == 3 and sizes[0] == 1 and sizes[-1] > 1 and any(use.node not in nodes for use in value.uses())
+    if math.prod(sizes) != sizes[-1] or value.is_graph_output():
+        return False
+    for use in value.uses():
+        others = [shape_of(other) or () for other in use.node.inputs if other is not None and other is not value]
+        if use.node.op_type not in ELEMENTWISE or max(map(len, others), default=0) < len(sizes):
+            return False
+    return True
 
 
 def _evaluated(
     graph: ir.Graph, sigma: ir.Value, ends: Sequence[ir.Value], levels: Sequence[float]
 ) -> NDArray[np.float32]:
-    """The ends, one after the other along axis 1, for every level: [levels, R, D]."""
+    """The values of all ends, one after the other, for every level: [levels, N]."""
     model = ir.Model(ir.convenience.extract(graph, [sigma], ends), ir_version=IR_VERSION)
     content = ir.to_proto(model).SerializeToString()
     session = ort.InferenceSession(content, session_options("fp32", 1), providers=["CPUExecutionProvider"])
     feeds = ({sigma.name: np.array([level], np.float32)} for level in levels)
-    return np.concatenate([np.concatenate(session.run(None, feed), 1) for feed in feeds])
+    return np.stack([np.concatenate([end.ravel() for end in session.run(None, feed)]) for feed in feeds])
