@@ -47,7 +47,8 @@ test: install
 	@$(TIMED); $(BIN)/pytest $(PARALLEL) -m "not slow" --durations=10
 
 test-all: install
-	@$(TIMED); $(BIN)/pytest $(PARALLEL) --durations=10; $(MAKE) --no-print-directory pythons
+	@$(TIMED); $(BIN)/pytest $(PARALLEL) --durations=10
+	@$(MAKE) --no-print-directory pythons
 
 lint: ruff types
 
