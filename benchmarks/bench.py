@@ -146,8 +146,9 @@ def quartiles(values: np.ndarray) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """What was measured on, without its name."""
-    cpu, python = probe_processor().name, platform.python_version()
-    return {"cpu": cpu, "cores": physical_cores(), "torch": torch.__version__, "python": python}
+    processor, python = probe_processor(), platform.python_version()
+    cpu = {"cpu": processor.name, "features": list(processor.features), "cores": physical_cores()}
+    return {**cpu, "torch": torch.__version__, "python": python}
 
 
 def physical_cores() -> int:
@@ -169,7 +170,8 @@ def markdown(result: dict[str, Any]) -> str:
     return f"""# Benchmarks
 
 Written by `make bench` on {result["date"][:10]}: {machine_["cpu"]}, {machine_["cores"]} cores,
-torch {machine_["torch"]}, plan `{plan["name"]}` in {plan["precision"]}, lowering `{plan["lowering"]}`.
+{" ".join(machine_["features"])}, torch {machine_["torch"]},
+plan `{plan["name"]}` in {plan["precision"]}, lowering `{plan["lowering"]}`.
 
 The three take turns chunk by chunk, {side["chunks"]} chunks each, window full and memory in use.
 

@@ -75,7 +75,7 @@ class Variant:
         seed = SEED + 1000 * self.again
         return Settings(
             method=self.method,
-            prompts=default_prompts(plan, rollouts, seed),
+            prompts=default_prompts(plan, rollouts, seed) * repeats,
             seeds=tuple(range(seed, seed + rollouts * repeats)),
             chunks=length,
             data=self.data,

@@ -48,7 +48,7 @@ class Source(_Part):
 
 
 class Settings(_Part):
-    """How it was recorded: one rollout of `chunks` chunks for each of `seeds`, with `prompts` in turn."""
+    """How it was recorded: one rollout of `chunks` chunks for each pair of `prompts` and `seeds`."""
 
     method: Method
     prompts: tuple[str, ...]

@@ -16,11 +16,13 @@ SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node: ['', outer module, 
 
 def module_of(node: NodeProto) -> str:
     """The module that a node was traced in, "" where the exporter notes none."""
-    for entry in node.metadata_props:
-        if entry.key == SCOPES:
-            scopes: list[str] = ast.literal_eval(entry.value)
-            return scopes[-2] if len(scopes) > 1 else ""
-    return ""
+    return next((module_in(entry.value) for entry in node.metadata_props if entry.key == SCOPES), "")
+
+
+def module_in(scopes: str) -> str:
+    """The module in the value of a node's SCOPES, "" where there is none."""
+    names: list[str] = ast.literal_eval(scopes)
+    return names[-2] if len(names) > 1 else ""
 
 
 def readers(model: ModelProto) -> dict[str, list[NodeProto]]:

@@ -59,7 +59,7 @@ def record(
     on_chunk: Callable[[], object],
     files: Mapping[str, Path] | None = None,
 ) -> None:
-    """Rolls `plan` out once for every seed, `chunks` chunks each, with the prompts in turn.
+    """Rolls `plan` out once for every prompt and seed, `chunks` chunks each.
 
     `on_pass` is called after every pass of a tapped engine, `on_chunk` after every chunk. `taps` and `files`: see
     TappedBackend. Raises RecordingError without prompts.
@@ -70,9 +70,9 @@ def record(
     backend = TappedBackend(taps, state.ran, files)
     rollout = Rollout(plan, [prompts[0]] * plan.manifest.stream.batch, backend=backend)
     fresh = rollout.snapshot()
-    for number, seed in enumerate(seeds):
+    for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
         state.start(number)
-        rollout.restore(started(fresh, prompts[number % len(prompts)], seed))
+        rollout.restore(started(fresh, prompt, seed))
         for _ in islice(rollout, chunks):
             on_chunk()
 

@@ -20,6 +20,10 @@ class Processor:
     name: str = ""
     features: tuple[str, ...] = ()
 
+    def text(self, threads: int) -> str:
+        """As a report and the doctor show it, with the number of its threads."""
+        return ", ".join(filter(None, [self.name, f"{threads} threads", " ".join(self.features)]))
+
 
 def probe_processor() -> Processor:
     """The processor of this machine, in an emulator the host's. Never raises."""

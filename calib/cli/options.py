@@ -45,7 +45,14 @@ class CalibrationOptions:
     @property
     def rollouts(self) -> str:
         """What would be recorded, in words."""
-        return f"{self.calibration_size or SIZE} rollouts of {self.calibration_chunks or CHUNKS} chunks"
+        every_line = self.calibration_prompts is not None and self.calibration_size is None
+        rollouts = f"a rollout for each line of {self.calibration_prompts}," if every_line else f"{self._size} rollouts"
+        return f"{rollouts} of {self.calibration_chunks or CHUNKS} chunks"
+
+    @property
+    def _size(self) -> int:
+        """The number of rollouts, where no file says it."""
+        return self.calibration_size or SIZE
 
     def check(self, precision: str) -> None:
         """Raises UserError for a value that cannot be used."""
@@ -70,15 +77,15 @@ class CalibrationOptions:
         from videossm.calib.calibration import Settings
         from videossm.calib.prompts import default_prompts, read_prompts
 
-        size = self.calibration_size or SIZE
         if self.calibration_prompts is None:
-            prompts = default_prompts(plan, size, SEED)
+            prompts = default_prompts(plan, self._size, SEED)
         else:
-            prompts = read_prompts(self.calibration_prompts, plan)
+            given = read_prompts(self.calibration_prompts, plan)
+            prompts = tuple(given[i % len(given)] for i in range(self.calibration_size or len(given)))
         return Settings(
             method=cast("Method", self.calibration_method or METHOD),  # checked
             prompts=prompts,
-            seeds=tuple(range(SEED, SEED + size)),
+            seeds=tuple(range(SEED, SEED + len(prompts))),
             chunks=self.calibration_chunks or CHUNKS,
             data="rollouts",
             smoothquant=self.smoothquant,
@@ -104,9 +111,13 @@ _OPTIONS = (
         "--calibration-prompts",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Prompts, one a line, which are rolled out in turn. The preset's own kind if not given.",
+        help="Prompts to roll out, one a line. The preset's own kind if not given.",
     ),
-    click.option("--calibration-size", type=int, help=f"Rollouts to record; {SIZE} if not given."),
+    click.option(
+        "--calibration-size",
+        type=int,
+        help=f"Rollouts to record. If not given, {SIZE}, or one for each line of the file.",
+    ),
     click.option("--calibration-chunks", type=int, help=f"Chunks of each rollout; {CHUNKS} if not given."),
     click.option("--calibration-method", help=f"One of {', '.join(METHODS)}; {METHOD} if not given."),
     click.option(

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from videossm.calib.report.growth import Growth, Series, growth
+from videossm.runtime.processor import Processor
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Error = Annotated[float, Field(ge=0)]
@@ -36,7 +37,7 @@ class Device(Part):
 
     @property
     def text(self) -> str:
-        return ", ".join(filter(None, [self.name, f"{self.threads} threads", " ".join(self.features)]))
+        return Processor(self.name, self.features).text(self.threads)
 
 
 class PlanFacts(Part):

@@ -18,16 +18,10 @@ import onnx_ir as ir
 
 from videossm.export.optimize.edit import add_constant, is_constant, joined, like, replace, shape_of
 
-OPERATORS = (
-    "Add",
-    "Greater",
-    "Mul",
-    "Sigmoid",
-    "Softplus",
-    "Split",
-    "Where",
-)  # element by element, or along the last axis
+# Element by element, or along the last axis.
+OPERATORS = ("Add", "Greater", "Mul", "Sigmoid", "Softplus", "Split", "Where")
 LEAST_NODES = 4
+MOST_VALUES = 100  # of a chain; gates have a dozen
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ def _following(start: ir.Value) -> list[ir.Node]:
             found.pop(use.node, None)  # behind what it reads last
             found[use.node] = None
             waiting.extend(use.node.outputs)
-            if len(waiting) > 100:  # a chain of gates is short; the rest of a network is not
+            if len(waiting) > MOST_VALUES:  # what is found so far then leads on, so it is no chain
                 return list(found)
     return list(found)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
+from videossm.calib.graph import SCOPES, module_in
+
 STANDARD = ("", "ai.onnx")
-SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node: ['', outer module, .., its module, what it computes]
 
 
 def is_constant(value: ir.Value | None) -> bool:
@@ -30,8 +30,7 @@ def operator(value: ir.Value, op_type: str) -> ir.Node | None:
 
 def module_of(node: ir.Node) -> str:
     """The module that a node was traced in, "" where the exporter notes none."""
-    scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
-    return str(scopes[-2]) if len(scopes) > 1 else ""
+    return module_in(node.metadata_props.get(SCOPES, "[]"))
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:

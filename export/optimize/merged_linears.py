@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from videossm.calib.graph import SCOPES
 from videossm.export.optimize.edit import (
-    SCOPES,
     add_constant,
     is_constant,
     joined,

@@ -3,8 +3,8 @@
     before  y = Add(MatMul(x, W), b)          x [B, T, K], W [K, N], b [N]
     after   y = Add(MatMul(x, W), b)          b [1, 1, N]
 
-ONNX Runtime makes a Gemm of a product and a bias [N], with a Reshape before it and one after: in a `shapes` step 132
-nodes for nothing. A bias that is a row it leaves alone, and its product with a constant W is one call all the same.
+ONNX Runtime makes a Gemm of a product and a bias [N], with a Reshape before it and one after: in a `shapes` step 134
+Reshapes for nothing. A bias that is a row it leaves alone, and its product with a constant W is one call all the same.
 
 Constraints: W and b are constants.
 """

@@ -27,7 +27,7 @@ def stack_constants(graph: ir.Graph) -> None:
         groups: dict[tuple[str, tuple[int, ...]], list[ir.Node]] = {}
         for use in value.uses():
             sizes = _stackable(use.node)
-            if sizes is not None:
+            if sizes is not None and use.node.op_type in BINARY:  # with a constant, or all of them are the same
                 groups.setdefault((use.node.op_type, sizes), []).append(use.node)
         for group in groups.values():
             if len(group) > 1:

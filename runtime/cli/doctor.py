@@ -16,7 +16,7 @@ from videossm.runtime.errors import Problem, UserError, require_none
 from videossm.runtime.machine import BACKENDS, CUDA_BINDINGS, Machine, Package, probe_machine
 from videossm.runtime.plan import Plan
 from videossm.runtime.preflight import GPU_PROVIDERS, check_run, remarks
-from videossm.runtime.processor import Processor, expected_of_int8
+from videossm.runtime.processor import expected_of_int8
 
 
 @click.command(cls=Command)
@@ -99,7 +99,7 @@ def _table(machine: Machine) -> Iterator[str]:
     able = abilities(machine)
     rows = [
         ("python", f"{machine.python}, {machine.system}"),
-        ("cpu", _processor(machine.processor, machine.cpu_threads)),
+        ("cpu", machine.processor.text(machine.cpu_threads)),
         ("int8", expected_of_int8(machine.processor)),
         ("memory", _memory(machine.memory_bytes, machine.memory_free_bytes)),
         ("driver", _driver(machine.driver)),
@@ -108,10 +108,6 @@ def _table(machine: Machine) -> Iterator[str]:
     ]
     width = max(len(name) for name, _ in rows)
     yield from (f"{name:<{width}}  {value}" for name, value in rows)
-
-
-def _processor(processor: Processor, threads: int) -> str:
-    return ", ".join(filter(None, [processor.name, f"{threads} threads", " ".join(processor.features)]))
 
 
 def _driver(driver: Driver) -> str:

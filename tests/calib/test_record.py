@@ -51,18 +51,6 @@ def test_every_pass_of_every_chunk_in_order(test_plan):
     assert seen.chunks == CHUNKS * len(PROMPTS)
 
 
-def test_prompts_in_turn_and_no_more_than_rollouts(test_plan):
-    """Three rollouts of two prompts; one rollout of three prompts."""
-    more = recorded(test_plan, seeds=(5, 9, 5))
-    assert [moment.rollout for moment in more.moments if moment.engine == "text_encoder"] == [0, 1, 2]
-    by_rollout = [[values for moment, values in more.passes if moment.rollout == number] for number in (0, 2)]
-    for first, again in zip(*by_rollout, strict=True):
-        assert all(np.array_equal(first[name], again[name]) for name in first), "the first prompt's turn again"
-    fewer = recorded(test_plan, ("red circle", "blue square", "green"), seeds=(5,))
-    assert fewer.chunks == CHUNKS
-    assert fewer.moments == recorded(test_plan, ("red circle",), seeds=(5,)).moments
-
-
 def test_the_commit_is_a_chunks_last_pass(test_plan, load_graph, feeds, run_graph):
     """The row that is looked up says at which level a pass really ran."""
     model = load_graph("step")

@@ -69,14 +69,22 @@ def test_settings_follow_the_options(parsed, test_plan):
 
 
 @pytest.mark.parametrize(
-    ("words", "rollouts"), [([], SIZE), (["--calibration-size", 5], 5), (["--calibration-size", 2], 2)], ids=str
+    ("words", "prompts", "told"),
+    [
+        ([], ["red", "blue", "green"], "a rollout for each line of {file}, of 24 chunks"),
+        (["--calibration-size", 5], ["red", "blue", "green", "red", "blue"], "5 rollouts of 24 chunks"),
+        (["--calibration-size", 2], ["red", "blue"], "2 rollouts of 24 chunks"),
+    ],
+    ids=str,
 )
-def test_prompts_of_a_file(parsed, test_plan, tmp_path, words, rollouts):
-    """All of them, however many rollouts there are."""
-    (tmp_path / "prompts.txt").write_text("red\nblue\ngreen\n")
-    settings = parsed("--calibration-prompts", tmp_path / "prompts.txt", *words).settings(test_plan)
-    assert settings.prompts == ("red", "blue", "green")
-    assert len(set(settings.seeds)) == rollouts, "a prompt that comes again has another seed"
+def test_prompts_of_a_file(parsed, test_plan, tmp_path, words, prompts, told):
+    file = tmp_path / "prompts.txt"
+    file.write_text("red\nblue\ngreen\n")
+    options = parsed("--calibration-prompts", file, *words)
+    settings = options.settings(test_plan)
+    assert list(settings.prompts) == prompts
+    assert len(set(settings.seeds)) == len(prompts), "a prompt that comes again has another seed"
+    assert options.rollouts == told.format(file=file)
 
 
 @pytest.mark.parametrize("size", [1, 2 * SIZE + 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -175,6 +176,30 @@ def test_without_levels_nothing_is_tabulated(network, operators):
     tabulate(network.graph, "sigma", ())
     tabulate(network.graph, "no such input", LEVELS)
     assert operators(network) == before
+
+
+def test_a_table_too_large_is_not_made(network, operators, monkeypatch):
+    """As of a graph that spreads its time embedding over all tokens."""
+    monkeypatch.setattr("videossm.export.optimize.tabulated.MOST_VALUES", DIM)
+    before = operators(network)
+    tabulate(network.graph, "sigma", LEVELS)
+    assert operators(network) == before
+
+
+def test_the_same_operation_twice_is_no_stack(run):
+    """Nothing differs between the two, so there is nothing to stack: both read the whole of x."""
+    sizes = [1, TOKENS, DIM]
+    x, *values = (ir.Value(name=n, shape=ir.Shape(sizes), type=ir.TensorType(ir.DataType.FLOAT)) for n in "xabcd")
+    a, b, c, d = values
+    nodes = [ir.node("Sigmoid", [x], outputs=[a]), ir.node("Sigmoid", [x], outputs=[b])]
+    nodes += [ir.node("Tanh", [a], outputs=[c]), ir.node("Tanh", [b], outputs=[d])]
+    model = ir.Model(ir.Graph([x], [c, d], nodes=nodes, opset_imports={"": 23}, name="twice"), ir_version=10)
+    feeds = {"x": np.random.default_rng(2).standard_normal(sizes).astype(np.float32)}
+    before = run(model, feeds)
+    stack_constants(model.graph)
+    assert [node.op_type for node in model.graph] == ["Sigmoid", "Sigmoid", "Tanh", "Tanh"]
+    for got, expected in zip(run(model, feeds), before, strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 class Apart(nn.Module):
