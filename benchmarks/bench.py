@@ -33,6 +33,7 @@ from videossm.runtime.cli.measure import resident_bytes
 from videossm.runtime.processor import probe_processor
 
 EARLY, LATE = (20, 120), (500, 600)  # chunks whose times are compared, in turns: machines drift
+SETTLE_S = 0.05  # before each chunk: PyTorch's threads spin for a while after theirs, on the cores of whoever is next
 RESIDENT_FROM = 100  # chunk at which resident memory is first read
 STARTS = 5  # fresh processes for the time to the first frame
 
@@ -83,6 +84,7 @@ def side_by_side(plan: Plan, model: VideoModel, chunks: int, compiled: bool) -> 
     times: dict[str, list[float]] = {name: [] for name in rollouts}
     for _ in tqdm(range(chunks), unit="chunk", desc="side by side", disable=None):
         for name, step in rollouts.items():
+            time.sleep(SETTLE_S)
             begun = time.perf_counter()
             step()
             times[name].append(time.perf_counter() - begun)
@@ -173,7 +175,8 @@ Written by `make bench` on {result["date"][:10]}: {machine_["cpu"]}, {machine_["
 {" ".join(machine_["features"])}, torch {machine_["torch"]},
 plan `{plan["name"]}` in {plan["precision"]}, lowering `{plan["lowering"]}`.
 
-The three take turns chunk by chunk, {side["chunks"]} chunks each, window full and memory in use.
+The three take turns chunk by chunk, {side["chunks"]} chunks each, window full and memory in use, with a pause before
+each chunk in which the threads of the one before fall asleep.
 
 | | ms a chunk, median | quartiles | plan / this, median of pairs |
 |---|---|---|---|
