@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from videossm.export.source import find_source
 from videossm.export.verify import reference_rollout, verification_prompts
-from videossm.models.model import VideoModel
-from videossm.models.rollout import ReferenceRollout
+from videossm.models.videossm.model import VideoModel
+from videossm.models.videossm.rollout import ReferenceRollout
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.cli.measure import resident_bytes
 from videossm.runtime.processor import probe_processor

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from videossm.models.presets import shapes
 from videossm.models.shapes.evaluation import (
     Adherence,
     Endurance,
@@ -32,6 +31,7 @@ from videossm.models.shapes.evaluation import (
     evaluate_steering,
     steering_cases,
 )
+from videossm.models.videossm.presets import shapes
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.errors import PlanError, UserError
 

@@ -193,9 +193,7 @@ def _finish(plan: Plan, folder: Path, shared: Sequence[str], **changes: Any) -> 
 
 def _values(plan: Plan) -> dict[str, Any]:
     """The manifest without its list of files."""
-    values = plan.manifest.model_dump(mode="json")
-    del values["files"]
-    return values
+    return plan.values()
 
 
 def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:

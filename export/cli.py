@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -33,8 +34,7 @@ from videossm.runtime.machine import BACKENDS, probe_machine
 from videossm.runtime.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and a wrong option do without
-    from videossm.export.source import Source
-    from videossm.models.model import VideoModel
+    from videossm.models.family import Deployment, Family
 
 # What may be said of a plan whose graphs are there already: all else shapes the graphs.
 OF_ENGINES = {"checkpoint", "out", "backend", "dry_run", "as_json", *(field.name for field in fields(TensorRtOptions))}
@@ -53,13 +53,17 @@ GRAPHS = Path("onnx.plan")  # where the printed commands take the graphs from th
 )
 @tensorrt_options
 @click.option("--opset", default=23, show_default=True, help="Of standard ONNX; 23 to 25.")
+@click.option("--family", help="Of the model: package.module:name of your own. Found by the checkpoint if not given.")
 @click.option("--height", type=int, help="Pixels; the checkpoint's if not given.")
 @click.option("--width", type=int, help="Pixels; the checkpoint's if not given.")
 @click.option("--batch", type=int, help="Streams that run together.")
-@click.option("--chunk-frames", type=int, help="Latent frames made at a time.")
-@click.option("--window-frames", type=int, help="Past latent frames that a chunk attends to, sink included.")
-@click.option("--sink-frames", type=int, help="First latent frames of the video, which never leave the window.")
-@click.option("--layers", type=int, help="With --random-weights: blocks of the transformer, to measure a part of it.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Another option of the model's family, as window_frames=12. An unknown name lists them all.",
+)
 @click.option("--random-weights", is_flag=True, help="Ignore the checkpoint's weights: to measure an engine without.")
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Roll PyTorch and the plan side by side afterwards."
@@ -99,13 +103,11 @@ def export(
     lowering: str | None,
     building: TensorRtOptions,
     opset: int,
+    family: str | None,
     height: int | None,
     width: int | None,
     batch: int | None,
-    chunk_frames: int | None,
-    window_frames: int | None,
-    sink_frames: int | None,
-    layers: int | None,
+    settings: tuple[str, ...],
     random_weights: bool,
     verify: bool,
     verify_chunks: int | None,
@@ -125,19 +127,16 @@ def export(
         return
     target = ExportTarget(precision, backend, lowering, building, opset)
     target.check()
-    if layers is not None and not random_weights:
-        raise UserError("--layers: got it with a checkpoint's weights, expected --random-weights beside it; add it")
     if verify_chunks is not None and verify_chunks < 1:
         raise UserError(f"--verify-chunks: got {verify_chunks}, expected 1 or more; change it, or pass --no-verify")
     wanted = PrecisionOptions(precision, calibration, calibrating, max_error, report)
     check_precision(wanted)
     check_out(out)
-    window = _given(chunk_frames=chunk_frames, window_frames=window_frames, sink_frames=sink_frames)
-    geometry = _given(height=height, width=width, batch=batch) | {"window": window}
+    options = _given(height=height, width=width, batch=batch) | _settings(settings)
     done = Result(str(out), "", precision, backend, target.plan_lowering, None)
-    with done.stage("export"):
-        source, model = _load(checkpoint, random_weights, geometry | {"transformer": _given(layers=layers)})
-    done.name, done.parameters = model.config.name, sum(p.numel() for p in model.parameters())
+    with done.stage("export"), _input_errors():
+        known, deployment = _load(checkpoint, family, options, random_weights)
+    done.name, done.parameters = deployment.name, deployment.parameters
     if dry_run:
         line = f"would write {out}: {done.name}, {done.parameters / 1e6:.1f} M parameters, {backend}, {precision}"
         more = what_would_be_done(wanted)
@@ -147,20 +146,21 @@ def export(
         with new_plan(out) as folder:
             graphs = folder.with_name("onnx") if target.builds else folder
             fp32 = graphs if precision == "fp32" else folder.with_name("fp32")
-            for place in (graphs, fp32):
+            canonical = folder.with_name("canonical")
+            for place in (graphs, fp32, canonical):
                 place.mkdir(exist_ok=True)
-            with done.stage("export"):
-                plan = trace_graphs(model, source, target, fp32)
+            with done.stage("export"), _input_errors():
+                plan, scans = trace_graphs(deployment, known.name, target, fp32, canonical)
             if verify:
                 with done.stage("verify"):
-                    verify_graphs(done, plan, model, verify_chunks, quiet=as_json)
-            del model  # two plans are about to be held in memory
+                    verify_graphs(done, plan, deployment, verify_chunks, quiet=as_json)
+            del deployment  # two plans are about to be held in memory
             if precision != "fp32":
                 with done.stage("precision"):
                     plan = lower_graphs(done, wanted, plan, graphs)
             if target.builds:
                 with done.stage("build"):
-                    build_engines(done, plan, target, folder, GRAPHS)
+                    build_engines(done, plan, scans, target, folder, GRAPHS)
             done.size_bytes = _size_bytes(folder)
     except VerificationError as error:
         click.echo(str(error), err=True)
@@ -211,7 +211,7 @@ def _build_plan(
         return
     with new_plan(out) as folder:
         with done.stage("build"):
-            build_engines(done, plan, target, folder, plan.path)
+            build_engines(done, plan, {}, target, folder, plan.path)
         done.size_bytes = _size_bytes(folder)
     done.finish(as_json, f"{out}: {done.size_bytes / 1e6:.1f} MB in {done.seconds['build']:.0f} s")
 
@@ -222,29 +222,53 @@ def _said(context: click.Context, parameter: click.Parameter) -> str:
     return (parameter.secondary_opts if off else parameter.opts)[0]
 
 
-def _load(checkpoint: str, random_weights: bool, changes: dict[str, Any]) -> tuple[Source, VideoModel]:
-    """The model that the user names, its config changed."""
+def _settings(given: Iterable[str]) -> dict[str, int | float | str]:
+    """Each NAME=VALUE, a number where it is one."""
+    settings: dict[str, int | float | str] = {}
+    for entry in given:
+        name, equals, value = entry.partition("=")
+        if not (name and equals and value):
+            raise UserError(f"--set: got {entry!r}, expected NAME=VALUE, as window_frames=12; change it")
+        settings[name.replace("-", "_")] = _number(value)
+    return settings
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _load(
+    checkpoint: str, named: str | None, options: dict[str, Any], random_weights: bool
+) -> tuple[Family, Deployment]:
+    """The model that the user names, as a deployment. Raises ModelError."""
     # PyTorch's threads must not burn the cores while they wait: where others work too, verifying `shapes` took 20 to
     # 34 s in place of 4. It counts where nothing has imported torch yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with _input_errors():
-        from videossm.export.source import find_source
+    from videossm.models.family import find_family
 
-        source = find_source(checkpoint, random_weights)
-        return source, source.load(source.config.replace(**changes))
+    sys.path.insert(0, os.getcwd())  # of --family: a module beside the user is found, as by `python -m`
+    try:
+        family = find_family(checkpoint, named)
+        return family, family.load(checkpoint, options, random_weights)
+    finally:
+        sys.path.remove(os.getcwd())
 
 
 @contextmanager
 def _input_errors() -> Iterator[None]:
-    """What is wrong with the user's model is the user's error; a package that is not there names the extra."""
+    """Turns what is wrong with the model into a UserError; a package that is not there names the extra."""
     try:
-        from videossm.models.checkpoint import CheckpointError
-        from videossm.models.config import ConfigError
+        from videossm.models.family import ModelError
     except ModuleNotFoundError as error:
         raise UserError(f"export: got no {error.name}, expected it installed; pip install 'videossm[export]'") from None
     try:
         yield
-    except (CheckpointError, ConfigError) as error:
+    except ModelError as error:
         raise UserError(str(error)) from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,8 @@ from videossm.runtime import Plan
 from videossm.runtime.cli import print_json, progress
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and a wrong option do without
-    from videossm.export.source import Source
-    from videossm.models.model import VideoModel
+    from videossm.export.build import Built
+    from videossm.models.family import Deployment
 
 
 class VerificationError(Exception):
@@ -37,7 +37,7 @@ class Result:
     parameters: int | None  # null for engines of a plan that was there before
     size_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
-    chunk_errors: list[float] = field(default_factory=list)  # relative, of the latents; empty without --verify
+    chunk_errors: list[float] = field(default_factory=list)  # relative, of the clean samples; empty without --verify
     pixel_errors: list[int] = field(default_factory=list)  # largest of each chunk, of 255
     tolerance: float | None = None  # of chunk_errors
     accuracy: dict[str, str | int | float] = field(default_factory=dict)  # the summary of report.json
@@ -65,29 +65,29 @@ class Result:
         self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - started
 
 
-def trace_graphs(model: VideoModel, source: Source, target: ExportTarget, folder: Path) -> Plan:
-    """The fp32 plan of ONNX graphs, in the empty `folder`."""
+def trace_graphs(deployment: Deployment, family: str, target: ExportTarget, folder: Path, canonical: Path) -> Built:
+    """The fp32 plan of ONNX graphs, in the empty `folder`; its graphs with scans, not lowered, in `canonical`."""
     from videossm.export.build import BuildOptions, build_plan
 
-    with progress(4 if model.config.transformer.memory else 3, "engine") as bar:
+    with progress(len(deployment.engines), "engine") as bar:
 
         def on_engine(name: str) -> None:
             bar.set_postfix_str(name)
             bar.update()
 
-        options = BuildOptions(lowering=target.graph_lowering, opset=target.opset)
-        return build_plan(model, source.tokenizer, options, folder, on_engine)
+        options = BuildOptions(family, lowering=target.graph_lowering, opset=target.opset)
+        return build_plan(deployment, options, folder, canonical, on_engine)
 
 
-def verify_graphs(result: Result, plan: Plan, model: VideoModel, chunks: int | None, quiet: bool) -> None:
-    """Raises VerificationError unless `plan` computes what `model` does."""
+def verify_graphs(result: Result, plan: Plan, deployment: Deployment, chunks: int | None, quiet: bool) -> None:
+    """Raises VerificationError unless `plan` computes what the modules do."""
     from videossm.export.verify import PIXEL_TOLERANCE, TOLERANCE, chunks_to_verify, verify
 
     result.tolerance = TOLERANCE
-    for error in verify(plan, model, chunks or chunks_to_verify(plan)):
-        result.chunk_errors.append(error.latent)
+    for error in verify(plan, deployment, chunks or chunks_to_verify(plan)):
+        result.chunk_errors.append(error.sample)
         result.pixel_errors.append(error.pixels)
-        line = f"chunk {error.index}: relative error {error.latent:.1e}, pixels differ by {error.pixels}"
+        line = f"chunk {error.index}: relative error {error.sample:.1e}, pixels differ by {error.pixels}"
         if not error.small:
             raise VerificationError(
                 f"verify: got {line}, expected at most {TOLERANCE:.0e} and {PIXEL_TOLERANCE}; "
@@ -104,12 +104,17 @@ def lower_graphs(result: Result, options: PrecisionOptions, fp32: Plan, folder: 
     return lowered.plan
 
 
-def build_engines(result: Result, plan: Plan, target: ExportTarget, folder: Path, shown: Path) -> None:
-    """From a plan of ONNX graphs that of engines; the commands name the graphs as if they were in `shown`."""
+def build_engines(
+    result: Result, plan: Plan, scans: Mapping[str, Path], target: ExportTarget, folder: Path, shown: Path
+) -> None:
+    """From a plan of ONNX graphs that of engines; the commands name the graphs as if they were in `shown`.
+
+    `scans`: graphs that were not lowered, by engine, which plugins are built of.
+    """
     from videossm.export.tensorrt import build
     from videossm.export.tensorrt.command import build_command
 
-    built = build.build_engines(plan, target.backend, target.building, folder, progress)
+    built = build.build_engines(plan, scans, target.backend, target.building, folder, progress)
     for name, spec in plan.manifest.engines.items():
         result.engines[name] = {"seconds": built[name].seconds, "size_bytes": built[name].size_bytes}
         if built[name].as_it_is:

@@ -1,4 +1,4 @@
-"""PyTorch module to ONNX file: one engine traced, its scans lowered, its tensors listed."""
+"""PyTorch module to ONNX file: one engine traced, with each of its scans as a single node."""
 
 from __future__ import annotations
 
@@ -6,55 +6,78 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 
-from videossm.export.engines import EngineSpec
-from videossm.export.lowering import lower
 from videossm.export.optimize import optimize
 from videossm.export.schemas import custom_translation_table
+from videossm.models.family import Engine, ModelError
 
+MOST_REASON = 300  # characters of what torch says
 INLINE_BYTES = 1 << 27  # weights above it go to an external data file: serialising them inline holds two copies
 
 
-def trace(spec: EngineSpec, folder: Path, lowering: str, opset: int) -> dict[str, Any]:
-    """Writes `folder`/NAME.onnx (and NAME.onnx.data where it is large).
+def trace(
+    engine: Engine, levels: Mapping[str, Sequence[float]], opset: int, folder: Path
+) -> tuple[onnx.ModelProto, Path]:
+    """Writes `folder`/NAME.onnx (and NAME.onnx.data where it is large): the canonical graph, its scans single nodes.
 
-    Returns the manifest's entry of the engine: file, inputs, outputs.
+    `levels`: all values of the inputs that a pass sets. Returns the graph, without weights that lie beside it, and
+    its path. Raises ModelError where the module cannot be traced, or has other tensors than `engine` names.
     """
-    with torch.no_grad(), quiet():
-        program = torch.onnx.export(
-            spec.module.eval(),
-            spec.inputs,
-            dynamo=True,
-            opset_version=opset,
-            input_names=spec.input_names,
-            output_names=spec.output_names,
-            custom_translation_table=custom_translation_table(),
-            optimize=True,
-            verbose=False,
-        )
+    try:
+        with torch.no_grad(), quiet():
+            program = torch.onnx.export(
+                engine.module.eval(),
+                engine.example,
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(engine.inputs),
+                output_names=list(engine.outputs),
+                custom_translation_table=custom_translation_table(),
+                optimize=True,
+                verbose=False,
+            )
+    except Exception as error:  # torch has no common class of them
+        why = " ".join(str(error).split())[:MOST_REASON]
+        raise ModelError(f"engine {engine.name}: torch.onnx cannot trace it ({why}); change the module") from error
     assert program is not None  # None is what dynamo=False returns
-    optimize(program.model, spec.levels)
-    path = folder / f"{spec.name}.onnx"
-    weight_bytes = sum(p.numel() * p.element_size() for p in spec.module.parameters())
+    optimize(program.model, levels)
+    path = folder / f"{engine.name}.onnx"
+    weight_bytes = sum(p.numel() * p.element_size() for p in engine.module.parameters())
     program.save(str(path), external_data=weight_bytes > INLINE_BYTES)
     del program
     model = onnx.load(str(path), load_external_data=False)
-    entry = {
-        "file": path.name,
-        "inputs": [_tensor(value) for value in model.graph.input],
-        "outputs": [_tensor(value) for value in model.graph.output],
-    }
+    _check_names(engine, model)
     _forget_sources(model)
-    with quiet():  # a lowering may trace too
-        lower(model, lowering)
     onnx.save(model, str(path))
-    return entry
+    return model, path
+
+
+def described(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    """Name, dtype and shape of a graph's input or output, as a manifest has them."""
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    return {"name": value.name, "dtype": str(dtype), "shape": [d.dim_value for d in kind.shape.dim]}
+
+
+def _check_names(engine: Engine, model: onnx.ModelProto) -> None:
+    """The graph has the tensors that `engine` names: what the tracer left over would have names of its own."""
+    for kind, values, named in (
+        ("inputs", model.graph.input, engine.inputs),
+        ("outputs", model.graph.output, engine.outputs),
+    ):
+        found = [value.name for value in values]
+        if found != list(named):
+            odd = next((name for name in (*found, *named) if (name in found) != (name in named)), "another order")
+            raise ModelError(
+                f"engine {engine.name}: {kind}: got {len(found)} tensors from the module, {odd} among them, expected "
+                f"the {len(named)} that are named; name each tensor once, in the module's order"
+            )
 
 
 def _forget_sources(model: onnx.ModelProto) -> None:
@@ -67,12 +90,6 @@ def _forget_sources(model: onnx.ModelProto) -> None:
         kept = [prop for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
         del node.metadata_props[:]
         node.metadata_props.extend(kept)
-
-
-def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
-    kind = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-    return {"name": value.name, "dtype": str(dtype), "shape": [d.dim_value for d in kind.shape.dim]}
 
 
 @contextlib.contextmanager

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videossm.models.model import VideoModel
-from videossm.models.rollout import ReferenceRollout
+from videossm.export.torch_backend import TorchBackend
+from videossm.models.family import Deployment
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.noise import noise
 from videossm.runtime.prompt import PromptTokenizer
 
-TOLERANCE = 1e-4  # largest relative error of a chunk's latents, in fp32
+TOLERANCE = 1e-4  # largest relative error of a chunk's sample, in fp32
 PIXEL_TOLERANCE = 1  # largest difference of a pixel's value, of 255: one for rounding
-BEYOND_WINDOW = 4  # chunks verified after the first eviction
+BEYOND_WINDOW = 5  # chunks verified after those that fill the window; of a plan without one, all that are
+WORDS = 5  # of a prompt
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -27,50 +31,67 @@ class ChunkError:
     """How far one chunk of the plan is from the reference."""
 
     index: int
-    latent: float  # |plan - reference| / |reference| over the chunk's latents
+    sample: float  # |plan - reference| / |reference| over the chunk's clean sample
     pixels: int  # largest difference of a pixel's value, of 255
 
     @property
     def small(self) -> bool:
         """False for NaN too."""
-        return self.latent <= TOLERANCE and self.pixels <= PIXEL_TOLERANCE
+        return self.sample <= TOLERANCE and self.pixels <= PIXEL_TOLERANCE
 
 
 def chunks_to_verify(plan: Plan) -> int:
-    """Enough to fill the window, roll it, and read the memory several times."""
-    stream = plan.manifest.stream
-    return stream.window_frames // stream.chunk_frames + 1 + BEYOND_WINDOW
+    """Enough to fill the window, roll it, and read several times what was evicted; of a clip all."""
+    window, clip = plan.manifest.window, plan.manifest.stream.chunks
+    chunks = BEYOND_WINDOW + (window.chunks if window else 0)
+    return chunks if clip is None else min(chunks, clip)
 
 
-def verify(plan: Plan, model: VideoModel, chunks: int) -> Iterator[ChunkError]:
+def verify(plan: Plan, deployment: Deployment, chunks: int) -> Iterator[ChunkError]:
     """The error of each of `chunks` chunks, as they are made; each carries what the chunks before it left."""
     prompts, seeds = verification_prompts(plan), list(range(plan.manifest.stream.batch))
-    rollout = Rollout(plan, prompts, seeds)
-    for reference, chunk in islice(zip(reference_rollout(plan, model, prompts, seeds), rollout, strict=False), chunks):
-        frames = reference.frames.numpy().reshape(chunk.frames.shape)
+    rollout = Rollout(plan, prompts or None, seeds)
+    reference = reference_chunks(plan, deployment, prompts, seeds)
+    for (sample, frames), chunk in islice(zip(reference, rollout, strict=False), chunks):
         yield ChunkError(
             chunk.index,
-            relative_error(rollout.latent, reference.latent.numpy()),
+            relative_error(rollout.sample, sample),
             int(np.abs(chunk.frames.astype(np.int16) - frames).max()),
         )
 
 
-def reference_rollout(plan: Plan, model: VideoModel, prompts: list[str], seeds: list[int]) -> ReferenceRollout:
-    """The PyTorch rollout that `Rollout(plan, prompts, seeds)` must equal."""
-    tokenizer = PromptTokenizer(plan.tokenizer_file, plan.manifest.text.length)
-    ids, mask = (torch.from_numpy(array) for array in tokenizer.encode(prompts))
-    shape = model.config.latent_shape[1:]
+def reference_chunks(
+    plan: Plan, deployment: Deployment, prompts: list[str], seeds: list[int]
+) -> Iterator[tuple[Array, Array]]:
+    """Clean sample and frames of each chunk that `Rollout(plan, prompts, seeds)` must equal.
 
-    def gaussian(chunk: int, step: int) -> Tensor:
-        return torch.from_numpy(np.stack([noise(seed, chunk, step, shape) for seed in seeds]))
+    By the family's own rollout where it has one, else by the plan's program over the modules.
+    """
+    if deployment.reference is None:
+        rollout = Rollout(plan, prompts or None, seeds, backend=TorchBackend(deployment))
+        for chunk in rollout:
+            yield rollout.sample, chunk.frames
+        return
+    ids = mask = None
+    if plan.manifest.text is not None:
+        encoded = PromptTokenizer(plan.tokenizer_file, plan.manifest.text).encode(prompts)
+        ids, mask = (torch.from_numpy(array) for array in encoded)
+    shape = plan.manifest.sample.shape[1:]
 
-    return ReferenceRollout(model, ids, mask, gaussian)
+    def gaussian(chunk: int, draw: int) -> Tensor:
+        return torch.from_numpy(np.stack([noise(seed, chunk, draw, shape) for seed in seeds]))
+
+    for sample, frames in deployment.reference(ids, mask, gaussian):
+        yield sample.numpy(), frames.numpy()
 
 
 def verification_prompts(plan: Plan) -> list[str]:
     """Another prompt for each stream of the batch, in words that the plan's tokenizer certainly knows."""
-    words = PromptTokenizer(plan.tokenizer_file, plan.manifest.text.length).words()
-    length = min(5, plan.manifest.text.length)
+    text = plan.manifest.text
+    if text is None:
+        return []
+    words = PromptTokenizer(plan.tokenizer_file, text).words()
+    length = min(WORDS, text.length)
     return [" ".join((words * 2)[i : i + length]) for i in range(plan.manifest.stream.batch)]
 
 

@@ -1,1 +1,1 @@
-"""The model in PyTorch: configs, the network, its scans and memory, checkpoints, and the reference rollout."""
+"""The models that are exported, a folder a family, and what they share: scans, the demo world, the words of a deployment."""

@@ -1,187 +1,366 @@
-"""Do the parts of a manifest fit together? One check a sentence; the first that fails is a PlanError.
-
-The tensors with a fixed role have these names in every plan; all others are paired in the manifest.
+"""Do the parts of a manifest fit together? Every input has one source, every state one writer, types agree, and what a
+call reads has been written before. The first thing that does not hold is a PlanError that names its field.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from videossm.runtime.errors import PlanError
-from videossm.runtime.manifest import MANIFEST_FILE, TOKENIZER_FILE, Manifest, TensorSpec
+from videossm.runtime.manifest import (
+    MANIFEST_FILE,
+    SOURCES,
+    TARGETS,
+    TOKENIZER_FILE,
+    EngineSpec,
+    Input,
+    Manifest,
+    Output,
+    State,
+    state_read,
+)
 
-INPUT_IDS = "input_ids"
-ATTENTION_MASK = "attention_mask"
-LATENT = "latent"
-LATENT_NEXT = "latent_next"
-NOISE = "noise"
-SIGMA = "sigma"
-SIGMA_NEXT = "sigma_next"
-RHO = "rho"
-SLOT_POSITION = "slot_position"
-FRAME_POSITION = "frame_position"
-LATENTS = "latents"
-FRAMES = "frames"
-
-_NAMES_SHOWN = 12
+MOST_STATE_BYTES = 1 << 40
+_SHOWN = 12
+_AFTER = ("after", "after_first", "after_later")
+# What an engine may read beside states, by when it runs; a pass also reads its scalars.
+_READABLE = {
+    "pass": {"sample", "noise", "window.slot_position", "window.frame_position", "window.rho"},
+    "prompt": {"text.ids", "text.mask"},
+    "before": {"window.slot_position", "window.frame_position", "window.rho"},
+    "evict": set[str](),
+    "after": {"clean"},
+}
+# Kinds of states that an engine may read and write, by when it runs.
+_READ_KINDS = {
+    "pass": ("prompt", "chunk", "ring", "carry"),
+    "prompt": (),
+    "before": ("prompt", "ring", "carry"),
+    "evict": ("prompt", "carry"),
+    "after": ("prompt", "carry"),
+}
+_WRITTEN_KINDS = {"pass": ("ring", "carry"), "prompt": ("prompt",), "before": ("chunk",), "evict": ("carry",)}
+_WRITTEN_KINDS["after"] = ("carry",)
 
 
 def check_contract(manifest: Manifest) -> None:
-    """Raises PlanError, naming the field, for the first tensor or file that is missing, left over or mis-shaped."""
-    _check_stream(manifest)
+    """Raises PlanError, naming the field, for the first part that does not fit."""
     _check_files(manifest)
-    _check_text_encoder(manifest)
-    _check_step(manifest)
-    _check_memory(manifest)
-    _check_decoder(manifest)
+    _check_window(manifest)
+    _check_states(manifest)
+    runs = list(_runs(manifest))
+    for run in runs:
+        _check_run(manifest, run)
+    _check_passes(manifest)
+    _check_frames(manifest)
+    _check_writers(manifest, runs)
+    _check_readers(manifest)
 
 
 def _fail(field: str, got: object, expected: object) -> PlanError:
     return PlanError(f"{MANIFEST_FILE}: {field}: got {got}, expected {expected}; export the plan again")
 
 
-def _check_stream(manifest: Manifest) -> None:
-    stream = manifest.stream
-    for field in ("window_frames", "sink_frames"):
-        if getattr(stream, field) % stream.chunk_frames:
-            expected = f"a multiple of chunk_frames = {stream.chunk_frames}"
-            raise _fail(f"stream.{field}", getattr(stream, field), expected)
-    if stream.sink_frames >= stream.window_frames:
-        raise _fail("stream.sink_frames", stream.sink_frames, f"less than window_frames = {stream.window_frames}")
-    sigmas = manifest.sampler.sigmas
-    if any(a <= b for a, b in itertools.pairwise(sigmas)) or sigmas[0] > 1:
-        raise _fail("sampler.sigmas", list(sigmas), "levels that fall, from 1 at most")
+@dataclass(frozen=True)
+class _Run:
+    """One engine at one moment of the program. `moment`: a key of _READABLE."""
+
+    moment: str
+    name: str
+    engine: EngineSpec
+    where: str  # the field that says so
+    scalars: frozenset[str] = frozenset()
 
 
 def _check_files(manifest: Manifest) -> None:
-    needed = {TOKENIZER_FILE: "tokenizer"}
+    needed = {TOKENIZER_FILE: "text"} if manifest.text else {}
     for name, engine in manifest.engines.items():
         needed[engine.file] = f"engines.{name}.file"
         if engine.weights is not None:
             needed[engine.weights] = f"engines.{name}.weights"
     for file, field in needed.items():
         if file not in manifest.files:
-            raise _fail("files", f"no {file}", f"what {field} names")
+            raise _fail("files", f"no {file}", f"the file that {field} needs")
     if MANIFEST_FILE in manifest.files:
         raise _fail("files", MANIFEST_FILE, "every file but the manifest itself")
+    graphs = manifest.backend == "onnxruntime"
+    for name, engine in manifest.engines.items():
+        if engine.file.endswith(".onnx") != graphs:
+            raise _fail(f"engines.{name}.file", engine.file, f"{'an .onnx file' if graphs else 'an engine'}")
+        if graphs and engine.weights is not None:
+            raise _fail(f"engines.{name}.weights", engine.weights, "null for a graph, which has its own")
+    if graphs != (manifest.target is None):
+        raise _fail("target", "null" if manifest.target is None else "one", "one exactly if engines were built")
 
 
-def _check_text_encoder(manifest: Manifest) -> None:
-    engine, where = manifest.engines.text_encoder, "engines.text_encoder"
-    ids = (manifest.stream.batch, manifest.text.length)
-    _need(engine.inputs, f"{where}.inputs", INPUT_IDS, "int64", ids)
-    _need(engine.inputs, f"{where}.inputs", ATTENTION_MASK, "int64", ids)
-    _need_all(engine.inputs, f"{where}.inputs", {INPUT_IDS, ATTENTION_MASK})
-    for name in manifest.prompt:
-        _need(engine.outputs, f"{where}.outputs", name)
-    _need_all(engine.outputs, f"{where}.outputs", set(manifest.prompt))
+def _check_window(manifest: Manifest) -> None:
+    window = manifest.window
+    if window is not None and window.sink >= window.chunks:
+        raise _fail("window.sink", window.sink, f"less than window.chunks = {window.chunks}")
 
 
-def _check_step(manifest: Manifest) -> None:
-    engine, stream, where = manifest.engines.step, manifest.stream, "engines.step"
-    latent = _need(engine.inputs, f"{where}.inputs", LATENT, "float32")
-    if len(latent.shape) != 5 or latent.shape[:2] != (stream.batch, stream.chunk_frames):
-        expected = f"[batch = {stream.batch}, chunk_frames = {stream.chunk_frames}, C, h, w]"
-        raise _fail(f"{where}.inputs.{LATENT}.shape", list(latent.shape), expected)
-    _need(engine.outputs, f"{where}.outputs", LATENT_NEXT, "float32", latent.shape)
-    inputs = {LATENT, SIGMA, SIGMA_NEXT, SLOT_POSITION, FRAME_POSITION, *manifest.prompt}
-    for name in (SIGMA, SIGMA_NEXT):
-        _need(engine.inputs, f"{where}.inputs", name, "float32", (1,))
-    _need(engine.inputs, f"{where}.inputs", SLOT_POSITION, "int64", (stream.window_frames,))
-    _need(engine.inputs, f"{where}.inputs", FRAME_POSITION, "int64", (stream.chunk_frames,))
-    if manifest.sampler.kind == "renoise":
-        _need(engine.inputs, f"{where}.inputs", NOISE, "float32", latent.shape)
-        inputs.add(NOISE)
-    if manifest.engines.memory is not None:
-        _need(engine.inputs, f"{where}.inputs", RHO, "float32", (1,))
-        inputs.add(RHO)
-    encoded = manifest.engines.text_encoder.outputs
-    for name in manifest.prompt:
-        _same(engine.inputs, f"{where}.inputs", _need(encoded, "engines.text_encoder.outputs", name), name)
-    for pair in manifest.window:
-        present = _need(engine.outputs, f"{where}.outputs", pair.present)
-        if len(present.shape) < 2 or present.shape[0] != stream.batch:
-            raise _fail(
-                f"{where}.outputs.{pair.present}.shape", list(present.shape), f"[batch = {stream.batch}, N, ..]"
-            )
-        if pair.past is not None:
-            _need(engine.inputs, f"{where}.inputs", pair.past, present.dtype, window_shape(manifest, present.shape))
-            inputs.add(pair.past)
-    inputs |= {pair.read for pair in manifest.memory}
-    _need_all(engine.inputs, f"{where}.inputs", inputs)
-    _need_all(engine.outputs, f"{where}.outputs", {LATENT_NEXT, *(pair.present for pair in manifest.window)})
+def _check_states(manifest: Manifest) -> None:
+    _check_unique("states", (state.name for state in manifest.states))
+    total = 0
+    for index, state in enumerate(manifest.states):
+        where = f"states.{index}"
+        if not state.shape or state.shape[0] != manifest.stream.batch:
+            raise _fail(f"{where}.shape", list(state.shape), f"[batch = {manifest.stream.batch}, ..]")
+        if state.kind == "ring" and manifest.window is None:
+            raise _fail(f"{where}.kind", "ring", "another kind, as window is null")
+        if state.kind == "ring" and len(state.shape) < 2:
+            raise _fail(f"{where}.shape", list(state.shape), "[batch, N, ..]")
+        if state.per_pass and state.kind != "carry":
+            raise _fail(f"{where}.per_pass", "true", f"false for the kind {state.kind}")
+        if state.half and state.dtype not in ("float32", "float16", "bfloat16"):
+            raise _fail(f"{where}.half", "true", f"false for the dtype {state.dtype}")
+        copies = len(manifest.passes) if state.per_pass else manifest.window.chunks if state.kind == "ring" else 1  # type: ignore[union-attr]
+        total += state.size_bytes * copies
+        if total > MOST_STATE_BYTES:
+            raise _fail(f"{where}.shape", list(state.shape), f"states of at most {MOST_STATE_BYTES} bytes together")
 
 
-def _check_memory(manifest: Manifest) -> None:
-    engine, where = manifest.engines.memory, "engines.memory"
-    evicted = {pair.evicted: pair.present for pair in manifest.window if pair.evicted is not None}
-    outputs = manifest.engines.step.outputs
-    if engine is None:
-        if manifest.memory or evicted:
-            raise _fail("engines.memory", "none", "the engine that memory and window.evicted speak of")
+def _runs(manifest: Manifest) -> Iterator[_Run]:
+    """Every engine at every moment that it runs, in the order of a chunk."""
+    used: set[str] = set()
+
+    def spec(name: str, field: str) -> EngineSpec:
+        if name not in manifest.engines:
+            raise _fail(field, name, f"one of engines: {_shown(manifest.engines)}")
+        used.add(name)
+        return manifest.engines[name]
+
+    _check_unique("calls", (f"{call.engine} {call.when}" for call in manifest.calls))
+    for moment in ("prompt", "before"):
+        for index, call in enumerate(manifest.calls):
+            if call.when == moment:
+                where = f"calls.{index}.engine"
+                yield _Run(moment, call.engine, spec(call.engine, where), where)
+    for index, each in enumerate(manifest.passes):
+        where = f"passes.{index}.engine"
+        yield _Run("pass", each.engine, spec(each.engine, where), where, frozenset(each.scalars))
+    for index, call in enumerate(manifest.calls):
+        if call.when not in ("prompt", "before"):
+            where = f"calls.{index}.engine"
+            moment = "after" if call.when in _AFTER else call.when
+            yield _Run(moment, call.engine, spec(call.engine, where), where)
+    for name in manifest.engines:
+        if name not in used:
+            raise _fail(f"engines.{name}", "an engine that nothing runs", "one that passes or calls name")
+
+
+def _check_run(manifest: Manifest, run: _Run) -> None:
+    where = f"engines.{run.name}"
+    if run.moment == "prompt" and manifest.text is None:
+        raise _fail(run.where, run.name, "no call at a new prompt, as text is null")
+    if run.moment == "evict" and manifest.window is None:
+        raise _fail(run.where, run.name, "no call at an eviction, as window is null")
+    _check_unique(f"{where}.inputs", (tensor.name for tensor in run.engine.inputs))
+    _check_unique(f"{where}.outputs", (tensor.name for tensor in run.engine.outputs))
+    _check_unique(f"{where}.outputs", (tensor.target for tensor in run.engine.outputs))
+    both = {tensor.name for tensor in run.engine.inputs} & {tensor.name for tensor in run.engine.outputs}
+    if both:
+        raise _fail(f"{where}.outputs", f"{min(both)} among inputs and outputs", "names of one tensor each")
+    for index, tensor in enumerate(run.engine.inputs):
+        _check_input(manifest, run, tensor, f"{where}.inputs.{index}")
+    for index, output in enumerate(run.engine.outputs):
+        _check_output(manifest, run, output, f"{where}.outputs.{index}")
+
+
+def _check_input(manifest: Manifest, run: _Run, tensor: Input, where: str) -> None:
+    source, stream = tensor.source, manifest.stream
+    state = _state(manifest, source, f"{where}.source")
+    if state is not None:
+        evicted = source.startswith("evicted.")
+        if evicted and (state.kind != "ring" or run.moment != "evict"):
+            raise _fail(f"{where}.source", source, "evicted.<ring> in a call at an eviction alone")
+        if not evicted and state.kind not in _READ_KINDS[run.moment]:
+            raise _fail(f"{where}.source", source, f"no state of kind {state.kind} in an engine that runs {run.where}")
+        if state.per_pass and run.moment != "pass":
+            raise _fail(f"{where}.source", source, "a state of each pass in passes alone")
+        shape = state.shape if evicted else manifest.whole_shape(state)
+        _check_type(where, tensor, state.dtype, shape)
         return
-    for name, present in evicted.items():
-        _same(engine.inputs, f"{where}.inputs", _need(outputs, "engines.step.outputs", present), name)
-    for pair in manifest.memory:
-        past = _need(engine.inputs, f"{where}.inputs", pair.past)
-        _same(engine.outputs, f"{where}.outputs", past, pair.present)
-        _same(manifest.engines.step.inputs, "engines.step.inputs", past, pair.read)
-    _need_all(engine.inputs, f"{where}.inputs", {*evicted, *(pair.past for pair in manifest.memory)})
-    _need_all(engine.outputs, f"{where}.outputs", {pair.present for pair in manifest.memory})
+    scalar = re.match(r"pass\.([A-Za-z0-9_][A-Za-z0-9_.+-]*)\Z", source)
+    if scalar:
+        if run.moment != "pass":
+            raise _fail(f"{where}.source", source, "a scalar of a pass in passes alone")
+        if scalar[1] not in run.scalars:
+            field = run.where.replace(".engine", ".scalars")
+            raise _fail(field, f"no {scalar[1]}", f"the scalar that {where} reads")
+        _check_type(where, tensor, "float32", (1,))
+        return
+    if source not in {s for s in SOURCES if "<" not in s}:
+        raise _fail(f"{where}.source", source, f"one of {', '.join(SOURCES)}")
+    if source not in _READABLE[run.moment]:
+        allowed = ", ".join(sorted(_READABLE[run.moment])) or "states"
+        raise _fail(f"{where}.source", source, f"one that is there when {run.where} runs: {allowed}")
+    if source in ("sample", "noise", "clean"):
+        if not tensor.shape or tensor.shape[0] != stream.batch:
+            raise _fail(f"{where}.shape", list(tensor.shape), f"[batch = {stream.batch}, ..]")
+        _check_type(where, tensor, "float32", _sample_shape(manifest))
+    elif source.startswith("text."):
+        assert manifest.text is not None, "a call at a new prompt has a text"
+        _check_type(where, tensor, "int64", (stream.batch, manifest.text.length))
+    elif manifest.window is None:
+        raise _fail(f"{where}.source", source, "none of window, which is null")
+    elif source == "window.rho":
+        _check_type(where, tensor, "float32", (1,))
+    else:
+        chunks = manifest.window.chunks if source == "window.slot_position" else 1
+        _check_type(where, tensor, "int64", (chunks * manifest.window.chunk_frames,))
 
 
-def _check_decoder(manifest: Manifest) -> None:
-    engine, stream, where = manifest.engines.decoder, manifest.stream, "engines.decoder"
-    latent = _need(manifest.engines.step.inputs, "engines.step.inputs", LATENT)
-    _need(engine.inputs, f"{where}.inputs", LATENTS, "float32", latent.shape)
-    frames = (stream.batch, stream.frames_per_chunk, stream.height, stream.width, 3)
-    _need(engine.outputs, f"{where}.outputs", FRAMES, "uint8", frames)
-    for pair in manifest.caches:
-        past = _need(engine.inputs, f"{where}.inputs", pair.past)
-        _same(engine.outputs, f"{where}.outputs", past, pair.present)
-    _need_all(engine.inputs, f"{where}.inputs", {LATENTS, *(pair.past for pair in manifest.caches)})
-    _need_all(engine.outputs, f"{where}.outputs", {FRAMES, *(pair.present for pair in manifest.caches)})
+def _check_output(manifest: Manifest, run: _Run, tensor: Output, where: str) -> None:
+    target = tensor.target
+    if target == "sample":
+        if run.moment != "pass":
+            raise _fail(f"{where}.target", target, "the sample as a target of passes alone")
+        _check_type(where, tensor, "float32", _sample_shape(manifest))
+    elif target == "frames":
+        if run.moment != "after":
+            raise _fail(f"{where}.target", target, "frames from a call after the passes alone")
+    else:
+        state = None if target.startswith("evicted.") else _state(manifest, target, f"{where}.target")
+        if state is None:
+            raise _fail(f"{where}.target", target, f"one of {', '.join(TARGETS)}")
+        if state.kind not in _WRITTEN_KINDS[run.moment]:
+            raise _fail(
+                f"{where}.target", target, f"no state of kind {state.kind} from an engine that {run.where} runs"
+            )
+        if state.per_pass and run.moment != "pass":
+            raise _fail(f"{where}.target", target, "a state of each pass from passes alone")
+        _check_type(where, tensor, state.dtype, state.shape)
 
 
-def window_shape(manifest: Manifest, present: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the ring for a chunk's [B, N, ..]: [B, N x chunks of the window, ..]."""
-    chunks = manifest.stream.window_frames // manifest.stream.chunk_frames
-    return (present[0], present[1] * chunks, *present[2:])
+def _sample_shape(manifest: Manifest) -> tuple[int, ...]:
+    for name in manifest.pass_engines:
+        for tensor in manifest.engines[name].inputs:
+            if tensor.source == "sample":
+                return tensor.shape
+    raise _fail("passes", "no engine that reads the sample", "one with an input of source sample")
+
+
+def _check_passes(manifest: Manifest) -> None:
+    commits = [index for index, each in enumerate(manifest.passes) if each.commits]
+    if commits and commits != [len(manifest.passes) - 1]:
+        raise _fail(f"passes.{commits[0]}.commits", "true", "true for the last pass alone")
+    writes = False
+    for index, each in enumerate(manifest.passes):
+        engine = manifest.engines[each.engine]
+        writes |= any(tensor.target == "sample" for tensor in engine.outputs)
+        if each.noise and all(tensor.source != "noise" for tensor in engine.inputs):
+            raise _fail(f"passes.{index}.noise", "true", f"false, as {each.engine} reads no noise")
+    if not writes:
+        raise _fail("passes", "no engine that writes the sample", "one with an output of target sample")
+
+
+def _check_frames(manifest: Manifest) -> None:
+    stream = manifest.stream
+    for first, frames, moments in (
+        (True, stream.first_frames, ("after", "after_first")),
+        (False, stream.later_frames, ("after", "after_later")),
+    ):
+        made = [
+            (f"engines.{name}.outputs.{index}", tensor)
+            for name in manifest.called(*moments)
+            for index, tensor in enumerate(manifest.engines[name].outputs)
+            if tensor.target == "frames"
+        ]
+        if len(made) != 1:
+            which = "the first chunk" if first else "later chunks"
+            raise _fail("calls", f"{len(made)} engines that make the frames of {which}", "one")
+        _check_type(*made[0], "uint8", (stream.batch, frames, stream.height, stream.width, 3))
+
+
+def _check_writers(manifest: Manifest, runs: list[_Run]) -> None:
+    """Each state has one writer, and is read only after it has been written."""
+    for index, state in enumerate(manifest.states):
+        where, target = f"states.{index}", f"state.{state.name}"
+        writing = [run for run in runs if any(tensor.target == target for tensor in run.engine.outputs)]
+        if not writing:
+            raise _fail(where, f"{state.name}, which nothing writes", "an output with it as target")
+        moments = {run.moment for run in writing}
+        if len(moments) > 1:
+            raise _fail(where, f"{state.name}, which is written {' and '.join(sorted(moments))}", "one writer")
+        (moment,) = moments
+        if moment == "pass":
+            _check_written_in_passes(manifest, state, where, target)
+        elif moment == "after":
+            for chunk in ("after_first", "after_later"):
+                writers = [name for name in manifest.called("after", chunk) if _writes(manifest, name, target)]
+                if len(writers) != 1:
+                    raise _fail(where, f"{state.name}, which {len(writers)} engines write at {chunk}", "one writer")
+        elif len(writing) != 1:
+            raise _fail(where, f"{state.name}, which {len(writing)} calls write", "one writer")
+    written: set[str] = set()
+    for run in runs:
+        if run.moment in ("prompt", "before"):
+            _check_order(manifest, run, written)
+            written |= {tensor.target for tensor in run.engine.outputs}
+
+
+def _check_order(manifest: Manifest, run: _Run, written: set[str]) -> None:
+    """Calls at a new prompt run before those before the passes; within both, in the order of the manifest."""
+    kinds = {f"state.{state.name}": state.kind for state in manifest.states}
+    for index, tensor in enumerate(run.engine.inputs):
+        if kinds.get(tensor.source) in ("prompt", "chunk") and tensor.source not in written:
+            field = f"engines.{run.name}.inputs.{index}.source"
+            raise _fail(field, tensor.source, "a state that an earlier call has written")
+
+
+def _check_written_in_passes(manifest: Manifest, state: State, where: str, target: str) -> None:
+    if state.per_pass:
+        for index, each in enumerate(manifest.passes):
+            if not _writes(manifest, each.engine, target):
+                raise _fail(f"passes.{index}.engine", each.engine, f"one that writes {state.name}, as it is per_pass")
+        return
+    last = manifest.passes[-1]
+    if not last.commits:
+        raise _fail(where, f"{state.name}, which passes write and none commits", "a last pass that commits")
+    if not _writes(manifest, last.engine, target):
+        raise _fail(where, f"{state.name}, which {last.engine} does not write", "one that the committing pass writes")
+
+
+def _check_readers(manifest: Manifest) -> None:
+    read = {state_read(tensor.source) for engine in manifest.engines.values() for tensor in engine.inputs}
+    for index, state in enumerate(manifest.states):
+        if state.name not in read:
+            raise _fail(f"states.{index}", f"{state.name}, which nothing reads", "an input with it as source")
+    if manifest.text is not None and not manifest.called("prompt"):
+        raise _fail("calls", "none at a new prompt", "one that reads text.ids, or text null")
+
+
+def _writes(manifest: Manifest, engine: str, target: str) -> bool:
+    return any(tensor.target == target for tensor in manifest.engines[engine].outputs)
+
+
+def _state(manifest: Manifest, source: str, where: str) -> State | None:
+    """The state that a source or target names; None where it names none."""
+    name = state_read(source)
+    if name is None:
+        return None
+    if name in manifest.state:
+        return manifest.state[name]
+    raise _fail(where, source, f"one of states: {_shown(state.name for state in manifest.states)}")
+
+
+def _check_type(where: str, tensor: Input | Output, dtype: str, shape: tuple[int, ...]) -> None:
+    if tensor.dtype != dtype:
+        raise _fail(f"{where}.dtype", tensor.dtype, dtype)
+    if tensor.shape != shape:
+        raise _fail(f"{where}.shape", list(tensor.shape), list(shape))
+
+
+def _check_unique(where: str, names: Iterable[str]) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise _fail(where, f"{name} {count} times", "each once")
 
 
 def _shown(names: Iterable[str]) -> str:
-    first = list(itertools.islice(names, _NAMES_SHOWN + 1))
-    return ", ".join(first[:_NAMES_SHOWN]) + (", .." if len(first) > _NAMES_SHOWN else "")
-
-
-def _need(
-    tensors: tuple[TensorSpec, ...],
-    where: str,
-    name: str,
-    dtype: str | None = None,
-    shape: tuple[int, ...] | None = None,
-) -> TensorSpec:
-    tensor = next((tensor for tensor in tensors if tensor.name == name), None)
-    if tensor is None:
-        raise _fail(where, f"no tensor {name}", f"it among {_shown(t.name for t in tensors)}")
-    if dtype is not None and tensor.dtype != dtype:
-        raise _fail(f"{where}.{name}.dtype", tensor.dtype, dtype)
-    if shape is not None and tensor.shape != shape:
-        raise _fail(f"{where}.{name}.shape", list(tensor.shape), list(shape))
-    return tensor
-
-
-def _same(tensors: tuple[TensorSpec, ...], where: str, other: TensorSpec, name: str) -> None:
-    """`name` is among `tensors`, with the dtype and shape of `other`, the same tensor's other end."""
-    _need(tensors, where, name, other.dtype, other.shape)
-
-
-def _need_all(tensors: tuple[TensorSpec, ...], where: str, known: set[str]) -> None:
-    """No tensor is left over, none stands twice."""
-    names = [tensor.name for tensor in tensors]
-    for name in names:
-        if name not in known:
-            raise _fail(where, f"a tensor {name} that nothing feeds or reads", f"only {_shown(sorted(known))}")
-    if len(set(names)) != len(names):
-        raise _fail(where, "a tensor twice", "each name once")
+    names = list(names)
+    return ", ".join(names[:_SHOWN]) + (", .." if len(names) > _SHOWN else "") if names else "none"

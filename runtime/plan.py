@@ -16,6 +16,9 @@ from videossm.runtime.errors import PlanError
 from videossm.runtime.manifest import MANIFEST_FILE, REPORT_FOLDER, SCHEMA_VERSION, TOKENIZER_FILE, File, Manifest
 
 _BLOCK_BYTES = 1 << 20
+_MOST_BYTES = 1 << 26  # of a manifest: that of the largest model known has a hundredth
+_NO_DIGITS = "0" * 64
+_END = '"\n}\n'  # of every manifest, after the digits of its checksum
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,6 @@ class Plan:
 
     path: Path
     manifest: Manifest
-    identity: str  # SHA-256 of manifest.json, which holds the SHA-256 of every other file
 
     @staticmethod
     def open(path: str | Path) -> Plan:
@@ -34,31 +36,35 @@ class Plan:
         folder are never read. Raises PlanError, naming the file and the field.
         """
         folder = _folder(Path(path))
-        manifest, identity = _read_manifest(folder)
+        manifest = _read_manifest(folder)
         for name, file in manifest.files.items():
             _verify_file(folder, name, file.size_bytes, file.sha256)
-        return Plan(folder, manifest, identity)
+        return Plan(folder, manifest)
 
     @property
     def name(self) -> str:
         return self.manifest.name
 
     @property
+    def identity(self) -> str:
+        """The manifest's checksum, which depends on the SHA-256 of every other file."""
+        return self.manifest.checksum
+
+    @property
     def tokenizer_file(self) -> Path:
         return self.path / TOKENIZER_FILE
 
-    @property
-    def chunk_seconds(self) -> float:
-        """Length of one chunk of video."""
-        return self.manifest.stream.frames_per_chunk / self.manifest.stream.fps
+    def values(self) -> dict[str, Any]:
+        """The manifest as plain JSON types, to be edited and given to `write_manifest`."""
+        return self.manifest.model_dump(mode="json", exclude={"files", "checksum"})
 
 
-def write_manifest(directory: Path, manifest: Mapping[str, Any], hashed: Mapping[str, File] | None = None) -> Plan:
+def write_manifest(directory: Path, values: Mapping[str, Any], hashed: Mapping[str, File] | None = None) -> Plan:
     """Hashes every file in `directory`, those in folders too, and writes manifest.json. Returns the plan, as if opened.
 
-    `manifest` is the whole manifest but for `files`. `hashed`: files by name that have not changed since their hash
-    was taken, so that it need not be taken again. Raises PlanError when the manifest does not hold together; then
-    nothing is written.
+    `values` is the whole manifest but for `files` and `checksum`. `hashed`: files by name that have not changed since
+    their hash was taken, so that it need not be taken again. Raises PlanError when the manifest does not hold
+    together; then nothing is written.
     """
     known = hashed or {}
     files = {}
@@ -67,10 +73,12 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any], hashed: Mapping
         if path.is_file() and name != MANIFEST_FILE:
             sha256 = known[name].sha256 if name in known else _sha256(path)
             files[name] = {"sha256": sha256, "size_bytes": path.stat().st_size}
-    content = (json.dumps({**manifest, "files": files}, indent=1) + "\n").encode()
-    checked = _parse(content)
+    text = json.dumps({**values, "files": files, "checksum": _NO_DIGITS}, indent=1) + "\n"
+    before, after = text[: -len(_NO_DIGITS + _END)].encode(), _END
+    content = before + (hashlib.sha256(before).hexdigest() + after).encode()
+    manifest = _parse(content)
     (directory / MANIFEST_FILE).write_bytes(content)
-    return Plan(directory, checked, hashlib.sha256(content).hexdigest())
+    return Plan(directory, manifest)
 
 
 def _folder(path: Path) -> Path:
@@ -89,12 +97,15 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _read_manifest(folder: Path) -> tuple[Manifest, str]:
+def _read_manifest(folder: Path) -> Manifest:
     try:
+        size = (folder / MANIFEST_FILE).stat().st_size
+        if size > _MOST_BYTES:
+            raise PlanError(f"{MANIFEST_FILE}: got {size} bytes, expected at most {_MOST_BYTES}; export the plan again")
         content = (folder / MANIFEST_FILE).read_bytes()
     except OSError as error:
         raise PlanError(f"{MANIFEST_FILE}: cannot be read ({error.strerror}); check its permissions") from error
-    return _parse(content), hashlib.sha256(content).hexdigest()
+    return _parse(content)
 
 
 def _parse(content: bytes) -> Manifest:
@@ -103,17 +114,27 @@ def _parse(content: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{MANIFEST_FILE}: got no valid JSON ({error}); copy or export the plan again") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise PlanError(
-            f"{MANIFEST_FILE}: schema_version: got {version}, expected at most {SCHEMA_VERSION}; "
-            "upgrade videossm, or export the plan with this version"
-        )
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        do = "upgrade videossm" if version > SCHEMA_VERSION else "export the plan again"
+        raise PlanError(f"{MANIFEST_FILE}: schema_version: got {version}, expected {SCHEMA_VERSION}; {do}")
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise PlanError(_first_error(error)) from error
+    _check_sum(manifest, content)
     check_contract(manifest)
     return manifest
+
+
+def _check_sum(manifest: Manifest, content: bytes) -> None:
+    """The file ends in the checksum's digits and `_END`; they are the SHA-256 of all bytes before them."""
+    end = len(content) - len(_NO_DIGITS + _END)
+    if content[end:] != (manifest.checksum + _END).encode():
+        raise PlanError(f"{MANIFEST_FILE}: checksum: got it elsewhere, expected it at the end; export the plan again")
+    found = hashlib.sha256(content[:end]).hexdigest()
+    if found != manifest.checksum:
+        got = f"{manifest.checksum[:16]}.., but the content has {found[:16]}.. (altered)"
+        raise PlanError(f"{MANIFEST_FILE}: checksum: got {got}, expected the same; copy or export the plan again")
 
 
 def _first_error(error: ValidationError) -> str:

@@ -9,8 +9,8 @@ from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.backends.tensorrt.preflight import check_precision
 from videossm.runtime.driver import Gpu, capability
 from videossm.runtime.errors import Problem, require_none
-from videossm.runtime.machine import BACKENDS, CUDA_BINDINGS, Machine, check_free, probe_machine
-from videossm.runtime.manifest import REPORT_FOLDER, TOKENIZER_FILE, Manifest, Target
+from videossm.runtime.machine import CUDA_BINDINGS, Machine, check_free, probe_machine
+from videossm.runtime.manifest import REPORT_FOLDER, TOKENIZER_FILE, Manifest, Target, state_read
 from videossm.runtime.plan import Plan
 from videossm.runtime.processor import expected_of_int8
 from videossm.runtime.prompt import check_tokenizer
@@ -25,9 +25,9 @@ def require_run(plan: Plan, device: str | None) -> None:
 
     `device`: `cpu` or `cuda:N`; None for the backend's own. Looks at no more than the plan needs.
     """
-    backend, index = plan.manifest.backend, _index(plan.manifest, device)
-    known = (backend,) if backend in BACKENDS else ()
-    require_none(check_run(plan, probe_machine(known, () if index is None else (index,)), device))
+    index = _index(plan.manifest, device)
+    machine = probe_machine((plan.manifest.backend,), () if index is None else (index,))
+    require_none(check_run(plan, machine, device))
 
 
 def check_run(plan: Plan, machine: Machine, device: str | None = None) -> list[Problem]:
@@ -36,11 +36,9 @@ def check_run(plan: Plan, machine: Machine, device: str | None = None) -> list[P
     Raises BackendError for a device that is none, PlanError for a broken tokenizer.
     """
     manifest = plan.manifest
-    if manifest.backend not in BACKENDS:
-        return [Problem("backend", manifest.backend, f"one of {', '.join(BACKENDS)}", "export the plan again")]
     index = _index(manifest, device)
     if index is None:
-        return [*_on_cpu(manifest, machine), *check_tokenizer(plan.tokenizer_file)]
+        return [*_on_cpu(manifest, machine), *_tokenizer(plan)]
     if not machine.gpus:  # then nothing that could be installed here helps
         why = machine.driver.problem
         if manifest.backend in MODULES:
@@ -53,7 +51,7 @@ def check_run(plan: Plan, machine: Machine, device: str | None = None) -> list[P
                 )
             ]
         return [Problem("device", f"cuda:{index} on a machine without a GPU ({why})", "a GPU", "use --device cpu")]
-    return [*_on_gpu(manifest, machine, index), *check_tokenizer(plan.tokenizer_file)]
+    return [*_on_gpu(manifest, machine, index), *_tokenizer(plan)]
 
 
 def remarks(plan: Plan, machine: Machine, device: str | None = None) -> list[str]:
@@ -65,16 +63,20 @@ def remarks(plan: Plan, machine: Machine, device: str | None = None) -> list[str
 
 
 def device_bytes(manifest: Manifest) -> int:
-    """What a rollout needs at least: its files, if no weights are streamed, and each tensor of step and decoder."""
+    """What a rollout needs at least: its files, if no weights are streamed, what it keeps, and every engine's tensors."""
     streams = manifest.target is not None and manifest.target.weight_streaming
     files = sum(
         file.size_bytes
         for name, file in manifest.files.items()
         if name != TOKENIZER_FILE and not name.startswith(f"{REPORT_FOLDER}/") and not streams
     )
-    engines = (manifest.engines.step, manifest.engines.decoder)
-    tensors = [tensor for engine in engines for tensor in (*engine.inputs, *engine.outputs)]
-    return files + sum(tensor.size_bytes for tensor in tensors)
+    kept = sum(tensor.size_bytes for tensor in manifest.kept().values())
+    passing = {t.name: t.size_bytes for t in manifest.tensors() if not state_read(getattr(t, "source", "state.x"))}
+    return files + kept + sum(passing.values())
+
+
+def _tokenizer(plan: Plan) -> list[Problem]:
+    return check_tokenizer(plan.tokenizer_file) if plan.manifest.text else []
 
 
 def _index(manifest: Manifest, device: str | None) -> int | None:
@@ -88,8 +90,7 @@ def _on_cpu(manifest: Manifest, machine: Machine) -> Iterator[Problem]:
         yield Problem("device", f"cpu for a plan for {manifest.backend}", "cuda:N", f"leave --device out; {_CPU_PLAN}")
         return
     yield from _package(machine, manifest.backend)
-    tensors = (tensor for _, engine in manifest.engines.items() for tensor in (*engine.inputs, *engine.outputs))
-    if any(tensor.dtype == "bfloat16" for tensor in tensors):
+    if any(tensor.dtype == "bfloat16" for tensor in manifest.tensors()):
         yield Problem(
             "device",
             "cpu for a plan in bf16",

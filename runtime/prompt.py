@@ -12,23 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videossm.runtime.errors import PlanError, Problem, PromptError
+from videossm.runtime.manifest import Text
 from videossm.runtime.wordlevel import WordLevelTokenizer, read_word_level
 
 _WORDS_SHOWN = 64
 
 
 class PromptTokenizer:
-    """Turns a prompt into `length` ids; an unknown word is an error wherever the tokenizer has a closed vocabulary.
+    """Turns a prompt into ids of the length that `text` says; a word without an id is an error if `text` refuses it.
 
     Raises PlanError for a `file` that is no tokenizer, or one that only the package reads where that is missing.
     """
 
-    def __init__(self, file: Path, length: int) -> None:
-        self.length = length
+    def __init__(self, file: Path, text: Text) -> None:
+        self.length = text.length
+        self._closed = text.unknown == "refuse"
         self._tokenizer = _open(file)
-        if self._tokenizer.pad is None:
-            raise PlanError(f"{file.name}: got no padding and no [PAD] token, expected one; export the plan again")
-        self._pad = self._tokenizer.pad
+        self._pad = text.padding_id
         self._reserved = {*self._tokenizer.reserved, self._pad}
 
     def words(self) -> list[str]:
@@ -50,7 +50,7 @@ class PromptTokenizer:
         if not prompt.strip():
             raise PromptError("prompt: got an empty text, expected words; describe the video")
         tokens = list(self._tokenizer.tokens(prompt))
-        if self._tokenizer.closed:
+        if self._closed:
             for token, start, stop in tokens:
                 if token in self._reserved and stop > start:
                     raise PromptError(self._unknown(prompt[start:stop]))
@@ -75,9 +75,7 @@ class _PackageTokenizer:
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_str(text)
-        model, padding = content["model"], self._tokenizer.padding or {}
-        self.closed = model.get("type") == "WordLevel"
-        self.pad: int | None = padding.get("pad_id", self._tokenizer.token_to_id("[PAD]"))
+        model = content["model"]
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.reserved = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}

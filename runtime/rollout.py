@@ -1,11 +1,12 @@
-"""The rollout: an endless stream of chunks from a plan and a prompt."""
+"""The rollout: a stream of chunks from a plan and a prompt."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import operator
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -17,8 +18,8 @@ from videossm.runtime.backends import Backend, DeviceUsage, open_backend
 from videossm.runtime.chunk import Chunk
 from videossm.runtime.errors import PromptError, StateError, UserError
 from videossm.runtime.noise import noise
-from videossm.runtime.passes import Passes
 from videossm.runtime.plan import Plan
+from videossm.runtime.program import Program
 from videossm.runtime.prompt import PromptTokenizer
 from videossm.runtime.state import StateHeader, check_tensors, load_state, save_state
 from videossm.runtime.window import Ring
@@ -40,22 +41,22 @@ class _Prompts:
     ids: NDArray[np.int64]
     mask: NDArray[np.int64]
 
-    def means(self, other: _Prompts | None) -> bool:
+    def equal(self, other: _Prompts | None) -> bool:
         """Is it the same to the model, however it is spelt?"""
         return other is not None and np.array_equal(self.ids, other.ids) and np.array_equal(self.mask, other.mask)
 
 
 class Rollout:
-    """An iterator over the chunks of a video that never ends.
+    """An iterator over the chunks of a video: `for chunk in Rollout(plan, prompt)`. A clip ends, a stream does not.
 
     One thread iterates, saves and forks; `cancel` and `set_prompt` may be called from any other. An exception
-    that cuts a change of the state in two, as a second Ctrl-C may, makes it refuse to go on (StateError).
+    that cuts a change of the state in two makes it refuse to go on (StateError). Closed by `with` or `close`.
     """
 
     def __init__(
         self,
         plan: Plan,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         seed: SupportsIndex | Sequence[SupportsIndex] = 0,
         device: str | None = None,
         threads: int | None = None,
@@ -64,56 +65,96 @@ class Rollout:
     ) -> None:
         """`prompt` and `seed`: one for each stream of the batch (a single seed s stands for s, s + 1, ..).
 
-        `device`, `threads`, `provider`: see `open_backend`. `backend`: an open one, in place of the plan's own.
+        A plan without text takes no prompt. `device`, `threads`, `provider`: see `open_backend`. `backend`: an open
+        one, in place of the plan's own; it stays open when the rollout is closed.
         Raises PromptError, BackendError or, for a seed, UserError.
         """
         manifest = plan.manifest
         self.plan = plan
         self.seeds = _seeds(seed, manifest.stream.batch)
-        self._tokenizer = PromptTokenizer(plan.tokenizer_file, manifest.text.length)
+        self._tokenizer = PromptTokenizer(plan.tokenizer_file, manifest.text) if manifest.text else None
         self._lock = threading.Lock()  # around the pending prompts
         self._pending: _Prompts | None = None
         self._prompts: _Prompts | None = None  # in force
-        self.set_prompt(prompt)  # before the engines load: a wrong one is told at once
-        if backend is None:
-            host_code = manifest.target is not None and manifest.target.version_compatible
-            backend = open_backend(manifest.backend, device, threads, manifest.precision, provider, host_code)
-        self._backend = backend
-        engines = {name: backend.load(name, spec, plan.path / spec.file) for name, spec in manifest.engines.items()}
-        self._passes = Passes(manifest, backend, engines)
-        self._ring = Ring.of(manifest.stream)
+        if prompt is not None or manifest.text:
+            self.set_prompt(() if prompt is None else prompt)  # before the engines load: a wrong one is told at once
+        self._owned = None if backend else open_backend(manifest, device, threads, provider)
+        self._backend: Backend = backend or self._owned  # type: ignore[assignment]
+        engines = {
+            name: self._backend.load(name, spec, plan.path / spec.file) for name, spec in manifest.engines.items()
+        }
+        self._program = Program(manifest, self._backend, engines)
+        self._ring = Ring(manifest.window) if manifest.window else None
         self._chunk = 0
         self._torn = False  # the buffers lie between two chunks
+        self._made = False  # a chunk, since the start or the last restore
         self._cancelled = threading.Event()
 
     def __iter__(self) -> Rollout:
         return self
 
+    def __enter__(self) -> Rollout:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives back what the rollout took of the device; forks of it end with it. Chunks keep their frames."""
+        if self._owned is not None:
+            self._owned.close()
+
     def __next__(self) -> Chunk:
         """The next chunk, queued. After `cancel` it stops once; the call after that makes the same chunk anew."""
         self._check_whole()
         self._stop_if_cancelled()
+        if self._chunk == self.plan.manifest.stream.chunks:
+            raise StopIteration
         self._switch_prompt()
         self._denoise()
-        self._commit()
-        self._evict()
-        return self._decode()
+        self._keep()
+        return self._finish()
 
-    def append(self, latent: NDArray[np.float32]) -> Chunk:
-        """Takes a clean `latent` [B, F, C, h, w] as the next chunk, instead of making one: to go on from a given video.
+    def play(
+        self, chunks: int | None = None, prompts: Mapping[int, str | Sequence[str]] | None = None, ahead: bool = True
+    ) -> Iterator[Chunk]:
+        """The next `chunks`, without end if None. `prompts`: new ones, by the index of the chunk that they start with.
 
-        Raises UserError for another shape.
+        With `ahead` a GPU has the next chunk to work on while the frames of one are read, unless those are there
+        already; what `save` writes is then the state after the chunk that was queued last.
+        """
+        behind: Chunk | None = None
+        for number in itertools.count() if chunks is None else range(chunks):
+            if prompts and self._chunk in prompts:
+                self.set_prompt(prompts[self._chunk])
+            chunk = next(self, None)
+            if chunk is None:
+                break
+            if behind is not None:
+                yield behind
+            behind = chunk
+            if number == 0 or not ahead or chunk.ready:
+                yield chunk
+                behind = None
+        if behind is not None:
+            yield behind
+
+    def append(self, sample: NDArray[np.float32]) -> Chunk:
+        """Takes a clean `sample` [B, ..] as the next chunk, instead of making one: to go on from a given video.
+
+        Raises UserError for another shape, and for a plan whose passes each keep a state.
         """
         self._check_whole()
-        if latent.shape != self._passes.latent_shape:
-            expected = list(self._passes.latent_shape)
-            raise UserError(f"latent: got shape {list(latent.shape)}, expected {expected}; encode it for this plan")
+        if not self._program.takes_samples:
+            raise UserError("sample: got one for a plan whose passes keep states, expected none; make the chunk")
+        if sample.shape != self._program.sample_shape:
+            expected = list(self._program.sample_shape)
+            raise UserError(f"sample: got shape {list(sample.shape)}, expected {expected}; encode it for this plan")
         self._switch_prompt()
-        self._place(self._chunk, self._ring.held(self._chunk))
-        self._passes.put(latent)
-        self._commit()
-        self._evict()
-        return self._decode()
+        self._prepare(self._chunk)
+        self._program.take(sample)
+        self._keep()
+        return self._finish()
 
     @property
     def next_index(self) -> int:
@@ -122,22 +163,22 @@ class Rollout:
 
     @property
     def prompts(self) -> list[str]:
-        """What the next chunk will follow, one for each stream of the batch."""
+        """What the next chunk will follow, one for each stream of the batch; empty for a plan without text."""
         following = self._pending or self._prompts
         return list(following.texts) if following else []
 
     @property
-    def latent(self) -> NDArray[Any]:
-        """The clean latent [B, F, C, h, w] of the last chunk, a copy. Raises StateError before the first one."""
+    def sample(self) -> NDArray[Any]:
+        """The clean sample [B, ..] of the last chunk, a copy. Raises StateError where none was made yet."""
         self._check_whole()
-        if not self._chunk:
+        if not self._made:
             raise StateError("rollout: got no chunk yet, expected one; call next(rollout) first")
-        return self._passes.latent(self._ring.chunk_slot(self._chunk - 1))
+        return self._program.clean()
 
     @property
     def timings(self) -> dict[str, float]:
         """Seconds that each engine has taken so far, of the GPU's time if it runs there; waits for what is queued."""
-        return self._passes.timings()
+        return self._program.timings()
 
     @property
     def device(self) -> str:
@@ -151,6 +192,8 @@ class Rollout:
 
     def set_prompt(self, prompt: str | Sequence[str]) -> None:
         """Takes effect at the start of the next chunk; a wrong prompt raises PromptError here."""
+        if self._tokenizer is None:
+            raise PromptError("prompt: got one for a plan without text, expected none; leave it out")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         batch = self.plan.manifest.stream.batch
         if len(prompts) != batch:
@@ -160,7 +203,7 @@ class Rollout:
             self._pending = encoded
 
     def cancel(self) -> None:
-        """Ends the iteration before its next chunk or denoising step. The state stays that after the last chunk."""
+        """Ends the iteration before its next chunk or pass. The state stays that after the last chunk."""
         self._cancelled.set()
 
     def snapshot(self) -> Snapshot:
@@ -173,7 +216,7 @@ class Rollout:
             seeds=self.seeds,
             chunk=self._chunk,
         )
-        return Snapshot(header, {name: buffer.read() for name, buffer in self._passes.state().items()})
+        return Snapshot(header, {name: buffer.read() for name, buffer in self._program.state().items()})
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes on from `snapshot`. Raises StateError, and changes nothing, when its tensors are of another plan."""
@@ -182,7 +225,7 @@ class Rollout:
     def save(self, path: str | Path) -> None:
         """Writes the state of the stream, whole or not at all. Raises StateError."""
         snapshot = self.snapshot()
-        save_state(path, self.plan, snapshot.header, snapshot.tensors)
+        save_state(path, self.plan.manifest, snapshot.header, snapshot.tensors)
 
     @classmethod
     def resume(
@@ -193,9 +236,12 @@ class Rollout:
         threads: int | None = None,
         provider: str | None = None,
     ) -> Rollout:
-        """The rollout as it was when `save` wrote `path`: its next chunks are bit-identical. Raises StateError."""
-        header, tensors = load_state(path, plan)
-        prompts = header.next_prompts or header.prompts
+        """The rollout as it was when `save` wrote `path`, by this plan or another of the same `stream_identity`.
+
+        The same plan makes the same chunks, bit for bit. Raises StateError.
+        """
+        header, tensors = load_state(path, plan.manifest)
+        prompts = header.next_prompts or header.prompts or None
         rollout = cls(plan, prompts, header.seeds, device, threads, provider=provider)
         rollout._restore(f"state: {path}", Snapshot(header, tensors))
         return rollout
@@ -204,16 +250,17 @@ class Rollout:
         """An independent rollout that goes on from the same state, over the same engines, in the same thread."""
         self._check_whole()
         other = copy.copy(self)
-        other._passes = self._passes.fork()
+        other._program = self._program.fork()
+        other._owned = None
         other._lock = threading.Lock()
         other._cancelled = threading.Event()
         return other
 
     def _restore(self, where: str, snapshot: Snapshot) -> None:
-        header, buffers = snapshot.header, self._passes.state()
+        header, buffers = snapshot.header, self._program.state()
         check_tensors(where, snapshot.tensors, {name: (b.shape, b.dtype) for name, b in buffers.items()})
         following, prompts = (
-            _Prompts(texts, *self._tokenizer.encode(texts)) if texts else None
+            _Prompts(texts, *self._tokenizer.encode(texts)) if texts and self._tokenizer else None
             for texts in (header.next_prompts, header.prompts)
         )
         self._torn = True
@@ -221,73 +268,75 @@ class Rollout:
             buffer.write(snapshot.tensors[name])
         if prompts is None:
             self._prompts = None
-        elif not prompts.means(self._prompts):
+        elif not prompts.equal(self._prompts):
             self._encode(prompts)
         with self._lock:
             self._pending = following
         self.seeds, self._chunk = list(header.seeds), header.chunk
-        self._torn = False
+        self._made = self._torn = False
 
     def _switch_prompt(self) -> None:
-        """A new prompt recomputes the window, chunk by chunk in video order; the memory stays."""
+        """A new prompt recomputes the window, chunk by chunk in video order; what was carried stays."""
         self._torn = True
         with self._lock:
             pending, self._pending = self._pending, None
-        if pending is not None and pending.means(self._prompts):
+        if pending is not None and pending.equal(self._prompts):
             self._prompts = pending
         elif pending is not None:
             self._encode(pending)
-            self._recompute()
+            self._recommit()
         self._torn = False
 
     def _encode(self, prompts: _Prompts) -> None:
-        self._passes.encode_prompt(prompts.ids, prompts.mask)
+        self._program.encode_prompt(prompts.ids, prompts.mask)
         self._prompts = prompts
 
-    def _recompute(self) -> None:
+    def _recommit(self) -> None:
+        if self._ring is None or not self._program.recommits:
+            return
         held = self._ring.held(self._chunk)
         for count, chunk in enumerate(held):
-            chunk_slot = self._ring.chunk_slot(chunk)
-            self._place(chunk, held[:count])
-            self._passes.recall(chunk_slot)
-            self._passes.commit()
-            self._passes.store(chunk_slot)
+            self._prepare(chunk, held[:count])
+            self._program.recommit(self._ring.chunk_slot(chunk))
 
     def _denoise(self) -> None:
-        """From noise to the clean latent. Raises StopIteration when cancelled."""
-        renoise = self.plan.manifest.sampler.kind == "renoise"
-        self._place(self._chunk, self._ring.held(self._chunk))
-        self._passes.start(self._noise(0))
-        for step in range(self._passes.steps):
+        """From noise to the clean sample. Raises StopIteration when cancelled."""
+        self._prepare(self._chunk)
+        self._program.start(self._noise(0))
+        for index, each in enumerate(self.plan.manifest.passes):
             self._stop_if_cancelled()
-            if renoise and step + 1 < self._passes.steps:
-                self._passes.freshen(self._noise(step + 1))
-            self._passes.denoise(step)
+            if each.noise:
+                self._program.freshen(self._noise(index + 1))
+            self._program.run_pass(index)
         self._stop_if_cancelled()
 
-    def _commit(self) -> None:
-        self._passes.commit()
-
-    def _evict(self) -> None:
-        """Makes room in the window through the memory, and moves the committed chunk in."""
-        chunk_slot = self._ring.chunk_slot(self._chunk)
+    def _keep(self) -> None:
+        """What the passes wrote counts from here on. Makes room in the window, and moves the chunk in."""
         self._torn = True
-        if self._ring.evicts(self._chunk):
-            self._passes.evict(chunk_slot)
-        self._passes.store(chunk_slot)
+        self._program.commit()
+        if self._ring is not None:
+            chunk_slot = self._ring.chunk_slot(self._chunk)
+            if self._ring.evicts(self._chunk):
+                self._program.evict(chunk_slot)
+            self._program.store(chunk_slot)
 
-    def _decode(self) -> Chunk:
-        chunk = Chunk(self._chunk, self._chunk * self.plan.chunk_seconds, self._passes.decode())
+    def _finish(self) -> Chunk:
+        start_s = self.plan.manifest.stream.start_s(self._chunk)
+        chunk = Chunk(self._chunk, start_s, self._program.finish(first=self._chunk == 0))
         self._chunk += 1
-        self._torn = False
+        self._made, self._torn = True, False
         return chunk
 
-    def _place(self, chunk: int, visible: Sequence[int]) -> None:
-        self._passes.place(*self._ring.positions(chunk, visible), self._ring.rho(self._chunk))
+    def _prepare(self, chunk: int, visible: Sequence[int] | None = None) -> None:
+        """What the passes of `chunk` read beside the sample. `visible`: chunks of the window; all if None."""
+        if self._ring is not None:
+            visible = self._ring.held(chunk) if visible is None else visible
+            self._program.place(*self._ring.positions(chunk, visible), self._ring.rho(self._chunk))
+        self._program.prepare()
 
-    def _noise(self, step: int) -> NDArray[np.float32]:
-        shape = self._passes.latent_shape[1:]
-        return np.stack([noise(seed, self._chunk, step, shape) for seed in self.seeds])
+    def _noise(self, draw: int) -> NDArray[np.float32]:
+        shape = self._program.sample_shape[1:]
+        return np.stack([noise(seed, self._chunk, draw, shape) for seed in self.seeds])
 
     def _check_whole(self) -> None:
         if self._torn:

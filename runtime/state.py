@@ -5,7 +5,9 @@ Written to a temporary file beside it and renamed, so a file of that name is alw
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +18,25 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from videossm.runtime.errors import StateError
-from videossm.runtime.plan import Plan
+from videossm.runtime.manifest import Manifest, TensorSpec
 
 FORMAT = "videossm-state"
-FORMAT_VERSION = 1
+FORMAT_VERSION = "2"
+_CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32", "uint8": "U8"}
+
+# As text: numbers beyond 2^53 are not safe in JSON.
+Seed = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,19})$")]
+
+
+class _Written(BaseModel):
+    """The metadata `rollout`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    prompts: list[str]
+    next_prompts: list[str] | None
+    seeds: list[Seed]
+    chunk: Seed
 
 
 class StateHeader(BaseModel):
@@ -45,46 +62,117 @@ def check_state_path(path: str | Path) -> None:
         raise StateError(f"state: cannot write {path} ({error.strerror}); choose a folder that is writable") from error
 
 
-def save_state(path: str | Path, plan: Plan, header: StateHeader, tensors: Mapping[str, NDArray[Any]]) -> None:
+def save_state(path: str | Path, manifest: Manifest, header: StateHeader, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Writes `path` whole or not at all. Raises StateError when it cannot be written."""
-    from safetensors.numpy import save_file
-
     path = _file_path(path)
+    written = _Written(
+        prompts=header.prompts,
+        next_prompts=header.next_prompts,
+        seeds=[str(seed) for seed in header.seeds],
+        chunk=str(header.chunk),
+    )
     metadata = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
-        "plan": plan.identity,
-        "plan_name": plan.name,
-        "rollout": header.model_dump_json(),
+        "format_version": FORMAT_VERSION,
+        "stream_identity": manifest.stream_identity,
+        "plan_name": manifest.name,
+        "rollout": written.model_dump_json(),
     }
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        save_file(dict(tensors), temporary, metadata)
+        _write(temporary, metadata, manifest.kept(), tensors)
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except Exception as error:  # safetensors wraps errors of the system in its own
-        why = error.strerror if isinstance(error, OSError) else error
+    except OSError as error:
+        why = error.strerror
         raise StateError(f"state: cannot write {path} ({why}); choose a folder that exists and has room") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def load_state(path: str | Path, plan: Plan) -> tuple[StateHeader, dict[str, NDArray[Any]]]:
-    """Reads a state of `plan`. Raises StateError that says what differs."""
-    from safetensors import SafetensorError, safe_open
+def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[str, NDArray[Any]]]:
+    """Reads a state of a plan with the same stream, its floats converted to the dtypes of `manifest`.
 
-    path = Path(path)
+    Raises StateError that says what differs, also for values that are not finite.
+    """
+    from safetensors import SafetensorError, deserialize, safe_open
+
+    path, kept = Path(path), manifest.kept()
     if not path.is_file():
         raise StateError(f"state: got {path}, which is no file, expected one that --save-state wrote; check the path")
+    # Floats may be of twice the size; what is larger is none of this plan, and is not read.
+    most = 2 * sum(tensor.size_bytes for tensor in kept.values()) + (1 << 24)
     try:
+        if path.stat().st_size > most:
+            raise SafetensorError(
+                f"{path.stat().st_size} bytes, more than the {most} that a state of this plan can have"
+            )
         with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            header = _read_header(path, plan, metadata)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a dtype that NumPy lacks
+            header = _read_header(path, manifest, file.metadata() or {})
+        found = dict(deserialize(path.read_bytes()))
+    except (SafetensorError, OSError) as error:
         raise StateError(f"state: got {path} truncated or damaged ({error}); resume from another one") from error
-    return header, tensors
+    for name in sorted(kept.keys() ^ found.keys()):
+        got, expected = ("none", "one") if name in kept else ("one", "none")
+        raise StateError(f"state: {path}: tensor {name}: got {got}, expected {expected}; resume from another one")
+    return header, {name: _converted(path, spec, found[name], header.chunk) for name, spec in kept.items()}
+
+
+def _converted(path: Path, spec: TensorSpec, found: Mapping[str, Any], chunk: int) -> NDArray[Any]:
+    """What the file holds of a tensor, in the plan's dtype (bfloat16 as its bits)."""
+    where, code, shape = f"state: {path}: tensor {spec.name}", found["dtype"], tuple(found["shape"])
+    if shape != spec.shape:
+        raise StateError(f"{where}: got shape {shape}, expected {spec.shape}; resume from another one")
+    floats = ("F32", "F16", "BF16")
+    expected = _CODES[spec.dtype]
+    if code != expected and not (code in floats and expected in floats):
+        raise StateError(f"{where}: got {code}, expected {expected}; resume from another one")
+    dtype = next(name for name, known in _CODES.items() if known == code)
+    host = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
+    values = np.frombuffer(bytes(found["data"]), host).reshape(shape).astype(host.newbyteorder("="))
+    if code in floats:
+        wide = _as_float32(values, dtype)
+        if not np.isfinite(wide).all():
+            raise StateError(f"{where}: got a value that is not finite, expected numbers; resume from another one")
+        if chunk == 0 and wide.any():
+            raise StateError(f"{where}: got values before the first chunk, expected zeros; resume from another one")
+        return values if dtype == spec.dtype else _from_float32(wide, spec.dtype)
+    return values
+
+
+def _as_float32(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    if dtype == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def _from_float32(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Rounded to nearest, ties to even; `values` are finite."""
+    if dtype == "bfloat16":
+        bits = values.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    with np.errstate(over="ignore"):
+        return values.astype(dtype)
+
+
+def _write(
+    path: Path, metadata: dict[str, str], kept: Mapping[str, TensorSpec], tensors: Mapping[str, NDArray[Any]]
+) -> None:
+    """A safetensors file. Its package has no bfloat16 for NumPy, and another interface in each version for bytes."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    start = 0
+    for name, spec in sorted(kept.items()):
+        end = start + spec.size_bytes
+        header[name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
+        start = end
+    content = json.dumps(header).encode()
+    content += b" " * (-len(content) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(content)) + content)
+        for name in sorted(kept):
+            values = tensors[name]
+            file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
 
 
 def check_tensors(
@@ -107,31 +195,45 @@ def _file_path(path: str | Path) -> Path:
     return path
 
 
-def _read_header(path: Path, plan: Plan, metadata: Mapping[str, str]) -> StateHeader:
+def _read_header(path: Path, manifest: Manifest, metadata: Mapping[str, str]) -> StateHeader:
     if metadata.get("format") != FORMAT:
         raise StateError(f"state: got {path}, a safetensors file of something else, expected what --save-state wrote")
     version = metadata.get("format_version")
-    if version != str(FORMAT_VERSION):
-        raise StateError(f"state: {path}: format_version: got {version}, expected {FORMAT_VERSION}; upgrade videossm")
-    if metadata.get("plan") != plan.identity:
-        got = f"one of the plan {metadata.get('plan_name')!r} ({str(metadata.get('plan'))[:12]})"
-        mine = f"one of {plan.name!r} ({plan.identity[:12]})"
-        raise StateError(f"state: {path}: plan: got {got}, expected {mine}; resume with the plan that wrote it")
+    if version != FORMAT_VERSION:
+        raise StateError(f"state: {path}: format_version: got {version}, expected {FORMAT_VERSION}; save it again")
+    if metadata.get("stream_identity") != manifest.stream_identity:
+        got = f"one of {metadata.get('plan_name')!r} ({str(metadata.get('stream_identity'))[:12]})"
+        mine = f"one of {manifest.name!r} ({manifest.stream_identity[:12]})"
+        raise StateError(
+            f"state: {path}: stream_identity: got {got}, expected {mine}; resume with a plan of that model"
+        )
     try:
-        header = StateHeader.model_validate_json(metadata.get("rollout", ""))
+        written = _Written.model_validate_json(metadata.get("rollout", ""))
+        header = StateHeader(
+            prompts=written.prompts,
+            next_prompts=written.next_prompts,
+            seeds=[int(seed) for seed in written.seeds],
+            chunk=int(written.chunk),
+        )
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(["rollout", *map(str, first["loc"])])
-        message = f"got {first['input']!r}, expected: {first['msg']}"
+        message = f"got {str(first['input'])[:60]!r}, expected: {first['msg']}"
         raise StateError(f"state: {path}: metadata: {field}: {message}; resume from another one") from error
-    batch = plan.manifest.stream.batch
+    batch = manifest.stream.batch
+    prompts = 0 if manifest.text is None else batch
     started = bool(header.chunk) or header.next_prompts is None  # else there is none in force yet
-    for field, values in (("prompts", header.prompts), ("next_prompts", header.next_prompts), ("seeds", header.seeds)):
-        if values is None or (field == "prompts" and not values and not started):
-            continue
-        if len(values) != batch:
-            message = f"got {len(values)}, expected {batch}, the plan's batch"
+    for field, values, expected in (
+        ("prompts", header.prompts, {prompts} if started else {prompts, 0}),
+        ("next_prompts", header.next_prompts, {prompts}),
+        ("seeds", header.seeds, {batch}),
+    ):
+        if values is not None and len(values) not in expected:
+            message = f"got {len(values)}, expected {max(expected)}, for the plan's batch of {batch}"
             raise StateError(f"state: {path}: metadata: rollout.{field}: {message}; resume from another one")
+    if manifest.stream.chunks is not None and header.chunk > manifest.stream.chunks:
+        message = f"got {header.chunk}, expected at most {manifest.stream.chunks}, the clip's chunks"
+        raise StateError(f"state: {path}: metadata: rollout.chunk: {message}; resume from another one")
     return header
 
 

@@ -1,7 +1,6 @@
-"""The window as a ring: which chunk lies in which slot, what positions the step sees, what is evicted.
+"""The window as a ring: which chunk lies in which slot, what positions the passes see, what is evicted.
 
 All of it follows from the number of committed chunks, so a state on disk needs no table of slots.
-A slot is one latent frame of the window; a chunk slot is `chunk_frames` of them.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from videossm.runtime.manifest import Stream
+from videossm.runtime.manifest import Window
 
 EMPTY = -1
 _RHO_MIN = 1e-3
@@ -17,53 +16,43 @@ _RHO_MIN = 1e-3
 
 @dataclass(frozen=True)
 class Ring:
-    """Sizes in chunks, but for `chunk_frames`; `window` counts the past chunks kept, `sink` among them."""
+    """The arithmetic of a manifest's window; all counts are of chunks, but for `window.chunk_frames`."""
 
-    chunk_frames: int
-    window: int
-    sink: int
-    absolute: bool  # positions: index in the video, else rank in the window
-
-    @staticmethod
-    def of(stream: Stream) -> Ring:
-        return Ring(
-            chunk_frames=stream.chunk_frames,
-            window=stream.window_frames // stream.chunk_frames,
-            sink=stream.sink_frames // stream.chunk_frames,
-            absolute=stream.rope_frame == "absolute",
-        )
+    window: Window
 
     def chunk_slot(self, chunk: int) -> int:
-        """The chunk slot of a chunk: the sink keeps its place, the others go round behind it."""
-        if chunk < self.window:
+        """The slot of a chunk: the sink keeps its place, the others go round behind it."""
+        if chunk < self.window.chunks:
             return chunk
-        return self.sink + (chunk - self.sink) % (self.window - self.sink)
+        return self.window.sink + (chunk - self.window.sink) % (self.window.chunks - self.window.sink)
 
     def held(self, chunk: int) -> list[int]:
         """The chunks that lie in the window while `chunk` is made, in video order."""
-        if chunk <= self.window:
+        if chunk <= self.window.chunks:
             return list(range(chunk))
-        return [*range(self.sink), *range(chunk - self.window + self.sink, chunk)]
+        return [*range(self.window.sink), *range(chunk - self.window.chunks + self.window.sink, chunk)]
 
     def evicts(self, chunk: int) -> bool:
         """Does committing `chunk` push another out of its slot?"""
-        return chunk >= self.window
+        return chunk >= self.window.chunks
 
     def positions(self, chunk: int, visible: Sequence[int]) -> tuple[list[int], list[int]]:
         """(position of every slot's frame, EMPTY where nothing is; positions of this chunk's frames).
 
         `visible` are the chunks that count as present, in video order.
         """
-        slots = [EMPTY] * (self.window * self.chunk_frames)
+        size, absolute = self.window.chunk_frames, self.window.positions == "absolute"
+        slots = [EMPTY] * (self.window.chunks * size)
         for rank, other in enumerate(visible):
-            start = self.chunk_slot(other) * self.chunk_frames
-            slots[start : start + self.chunk_frames] = self._frames(other if self.absolute else rank)
-        return slots, self._frames(chunk if self.absolute else len(visible))
+            start = self.chunk_slot(other) * size
+            slots[start : start + size] = self._frames(other if absolute else rank)
+        return slots, self._frames(chunk if absolute else len(visible))
 
     def rho(self, chunk: int) -> float:
-        """Router input while `chunk` is made: evicted / seen frames, clamped to [1e-3, 1]."""
-        evicted = max(0, chunk - self.window)
+        """Evicted / seen chunks while `chunk` is made, clamped to [1e-3, 1]."""
+        evicted = max(0, chunk - self.window.chunks)
         return min(max(evicted / chunk, _RHO_MIN), 1.0) if chunk else _RHO_MIN
 
     def _frames(self, place: int) -> list[int]:
-        return list(range(place * self.chunk_frames, (place + 1) * self.chunk_frames))
+        size = self.window.chunk_frames
+        return list(range(place * size, (place + 1) * size))

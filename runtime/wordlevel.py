@@ -40,11 +40,6 @@ class WordLevelTokenizer:
     unknown: int
     lowercase: bool
     punctuation: bool
-    closed = True  # there is an unknown word
-
-    @property
-    def pad(self) -> int | None:
-        return self.vocabulary.get("[PAD]")
 
     @property
     def reserved(self) -> set[int]:

@@ -108,9 +108,9 @@ def small_plan_in(shared: Callable[[str, Callable[[Path], object]], Path]) -> Ca
 
     def export(lowering: str) -> Plan:
         from videossm.export.build import BuildOptions, build_plan
-        from videossm.models.model import random_model
-        from videossm.models.presets import test as small_preset
         from videossm.models.shapes.tokenizer import build_tokenizer
+        from videossm.models.videossm.model import random_model
+        from videossm.models.videossm.presets import test as small_preset
 
         def make(folder: Path) -> None:
             model = random_model(small_preset(), seed=2)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from onnx import ModelProto
 
 from videossm.export.lowering.contrib import lower_contrib
-from videossm.export.lowering.graph import LoweringError
+from videossm.export.lowering.graph import LoweringError, has_scans
 from videossm.export.lowering.plugin import lower_plugin
 from videossm.export.lowering.standard import lower_standard
 
-__all__ = ["LOWERINGS", "LoweringError", "lower"]
+__all__ = ["LOWERINGS", "LoweringError", "has_scans", "lower"]
 
 LOWERINGS: dict[str, Callable[[ModelProto], ModelProto]] = {
     "standard": lower_standard,

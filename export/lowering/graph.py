@@ -67,6 +67,11 @@ class ScanNode:
         return {name: helper.get_attribute_value(value) for name, value in defaults.items()} | given
 
 
+def has_scans(model: ModelProto) -> bool:
+    """Whether there is something to lower."""
+    return any(node.domain == DOMAIN for node in model.graph.node)
+
+
 def replace_scans(model: ModelProto, kinds: Iterable[str], replacement: Callable[[ScanNode], list[NodeProto]]) -> None:
     """Puts what `replacement` returns in the place of every scan of the given kinds, in `model` itself.
 

@@ -6,7 +6,7 @@ docstring what it looks for and what takes its place. A graph in which a pass fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -17,20 +17,20 @@ from videossm.export.optimize.modulated_norm import modulate_in_norm
 from videossm.export.optimize.row_bias import make_biases_rows
 from videossm.export.optimize.stacked import stack_constants
 from videossm.export.optimize.tabulated import tabulate
-from videossm.runtime import contract
 
 __all__ = ["optimize"]
 
 
-def optimize(model: ir.Model, levels: Sequence[float] = ()) -> None:
+def optimize(model: ir.Model, levels: Mapping[str, Sequence[float]]) -> None:
     """Rewrites `model` in place. Weights of layers are neither read nor copied before it is saved.
 
-    `levels`: all noise levels that its input `sigma` can have; none if it has no such input.
+    `levels`: all values that an input [1] can have, for those inputs of which they are known.
     """
     merge_linears(model.graph)
     batch_outputs(model.graph)
     make_biases_rows(model.graph)
     stack_constants(model.graph)
     modulate_in_norm(model.graph)
-    tabulate(model.graph, contract.SIGMA, levels)
+    for name, known in levels.items():
+        tabulate(model.graph, name, known)
     RemoveUnusedNodesPass()(model)

@@ -1,4 +1,4 @@
-"""What depends on the noise level alone is looked up: the levels of a plan are known.
+"""What depends on a scalar of the passes alone, as the noise level, is looked up: its values in a plan are known.
 
     before  y_i = f_i(sigma)                                                                    sigma [1]
     after   y_0, .., y_n = Split(Reshape(Gather(table, ArgMin(Abs(levels - sigma)))))           table [levels, N]
@@ -37,6 +37,7 @@ MODULE = "levels"  # of the look-up, for passes that ask where a node belongs
 
 def tabulate(graph: ir.Graph, name: str, levels: Sequence[float]) -> None:
     """Tabulates what depends on the input `name` [1] alone, for each of its `levels`, of which there may be none."""
+    module = f"{MODULE}.{name}"
     sigma = next((value for value in graph.inputs if value.name == name), None)
     if sigma is None or not levels:
         return
@@ -47,14 +48,14 @@ def tabulate(graph: ir.Graph, name: str, levels: Sequence[float]) -> None:
     widths = [math.prod(shape_of(value) or ()) for value in ends]
     if sum(widths) > MOST_VALUES:
         return
-    table = add_constant(graph, ir.tensor(_evaluated(graph, sigma, ends, levels), name=f"{MODULE}.table"))
-    known = add_constant(graph, ir.tensor(np.array([levels], np.float32), name=f"{MODULE}.levels"))
-    first = add_constant(graph, ir.tensor(np.array([-1], np.int64), name=f"{MODULE}.flat"))
-    sizes = add_constant(graph, ir.tensor(np.array(widths, np.int64), name=f"{MODULE}.widths"))
-    values = [like(sigma, f"{MODULE}.{label}", (1, len(levels))) for label in ("difference", "distance")]
-    nearest = ir.Value(name=f"{MODULE}.nearest", shape=ir.Shape((1,)), type=ir.TensorType(ir.DataType.INT64))
+    table = add_constant(graph, ir.tensor(_evaluated(graph, sigma, ends, levels), name=f"{module}.table"))
+    known = add_constant(graph, ir.tensor(np.array([levels], np.float32), name=f"{module}.levels"))
+    first = add_constant(graph, ir.tensor(np.array([-1], np.int64), name=f"{module}.flat"))
+    sizes = add_constant(graph, ir.tensor(np.array(widths, np.int64), name=f"{module}.widths"))
+    values = [like(sigma, f"{module}.{label}", (1, len(levels))) for label in ("difference", "distance")]
+    nearest = ir.Value(name=f"{module}.nearest", shape=ir.Shape((1,)), type=ir.TensorType(ir.DataType.INT64))
     row, flat = (
-        like(sigma, f"{MODULE}.{label}", shape)
+        like(sigma, f"{module}.{label}", shape)
         for label, shape in (("row", (1, sum(widths))), ("flat_row", (sum(widths),)))
     )
     parts = [like(value, f"{value.name}.part", (width,)) for value, width in zip(ends, widths, strict=True)]
@@ -75,7 +76,7 @@ def tabulate(graph: ir.Graph, name: str, levels: Sequence[float]) -> None:
             new.append(ir.node("Reshape", [part, own], outputs=[replaced[value]]))
     for node in new:
         node.name = node.outputs[0].name
-        node.metadata_props[SCOPES] = str(["", MODULE, node.name])
+        node.metadata_props[SCOPES] = str(["", module, node.name])
     graph.insert_before(graph[0], new)
     replace(graph, [], [], replaced)
 

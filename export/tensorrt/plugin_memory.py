@@ -10,7 +10,7 @@ from videossm.calib.half import ELEMENT, to_half
 from videossm.export.engines import memory_spec
 from videossm.export.lowering.graph import opset_version
 from videossm.export.trace import trace
-from videossm.models.config import ModelConfig
+from videossm.models.videossm.config import ModelConfig
 from videossm.runtime import Plan
 
 

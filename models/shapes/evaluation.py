@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from videossm.models.presets import shapes
 from videossm.models.shapes.detector import Observation, observe
 from videossm.models.shapes.vocabulary import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Prompt
+from videossm.models.shapes.world import FPS
 
 # (prompt, seed, frames) -> uint8 [frames, H, W, 3]
 Generate = Callable[[str, int, int], np.ndarray]
@@ -192,7 +192,7 @@ def evaluate_adherence(generate: Generate, seeds: int = 3, seconds: float = 5) -
 
 def evaluate_steering(steer: Steer, seconds: float = 5) -> Adherence:
     """As `evaluate_adherence`, for the `seconds` that begin `SETTLE_SECONDS` after a change of prompt at `seconds`."""
-    fps, clips = shapes().fps, []
+    fps, clips = FPS, []
     before, settle, after = (round(time * fps) for time in (seconds, SETTLE_SECONDS, seconds))
     for first, prompt, seed in steering_cases():
         frames = steer(str(first), str(prompt), seed, before, settle + after)
@@ -205,7 +205,7 @@ def evaluate_endurance(generate: Generate, prompts: int = 12, seconds: float = 6
     """Generates `prompts` long videos and judges their ends. Raises ValueError as `evaluate_adherence` does."""
     clips = []
     for prompt, seed in endurance_cases(prompts):
-        seen = observe(_frames(generate, prompt, seed, seconds)[-round(FINAL_SECONDS * shapes().fps) :])
+        seen = observe(_frames(generate, prompt, seed, seconds)[-round(FINAL_SECONDS * FPS) :])
         colour, shape = _share(seen.colours, prompt.colour), _share(seen.shapes, prompt.shape)
         clips.append(EnduranceClip(str(prompt), seed, colour, shape, _labels(seen)))
     return Endurance(seconds, tuple(clips))
@@ -222,7 +222,7 @@ def _adherence_clip(prompt: Prompt, seed: int, frames: np.ndarray) -> AdherenceC
 
 
 def _frames(generate: Generate, prompt: Prompt, seed: int, seconds: float) -> np.ndarray:
-    count = round(seconds * shapes().fps)
+    count = round(seconds * FPS)
     frames = generate(str(prompt), seed, count)
     _check_count(frames, count)
     return frames

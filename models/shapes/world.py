@@ -12,6 +12,7 @@ import numpy as np
 
 from videossm.models.shapes.vocabulary import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Prompt
 
+FPS = 8.0  # frames a second at which the motions below look right
 DIAMETERS = (18.0, 24.0)  # pixels across, in a frame of 64 pixels
 SPEED = (1.8, 2.2)  # pixels a frame along the direction of a `moves *`
 BOUNCE_SPEED = (1.4, 2.0)  # pixels a frame along each axis: within 5 s both axes have met an edge

@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.errors import BackendError
-from videossm.runtime.manifest import EngineSpec
+from videossm.runtime.manifest import EngineSpec, Manifest
 
 TENSORRT = tuple(MODULES)
 # As ONNX Runtime is imported, whoever does that first, it reads this, and else keeps a device's id and a database of
@@ -126,35 +126,32 @@ class Backend(Protocol):
     def usage(self) -> DeviceUsage | None:
         """None on a CPU, where all is resident memory of the process."""
 
+    def close(self) -> None:
+        """Ends what is queued and gives back all that it took; nothing of it can be used afterwards."""
+
 
 def open_backend(
-    name: str,
-    device: str | None = None,
-    threads: int | None = None,
-    precision: str = "fp32",
-    provider: str | None = None,
-    host_code: bool = False,
+    manifest: Manifest, device: str | None = None, threads: int | None = None, provider: str | None = None
 ) -> Backend:
-    """The backend that a manifest names, for engines of the manifest's precision.
+    """The backend that `manifest` names, for engines of its precision.
 
     `device`: `cpu` or `cuda:N`; None for the backend's own, which is the first GPU for TensorRT and else the CPU.
     `threads` are those of a CPU; None for the backend's own number. `provider`: ONNX Runtime's on a GPU, `cuda` if
-    None. `host_code`: TensorRT's engines may bring code of their own, which runs here.
+    None.
 
-    Raises BackendError: unknown, not installed, without the device, or an option that it does not have.
+    Raises BackendError: not installed, without the device, or an option that it does not have.
     """
+    name = manifest.backend
     if name == "onnxruntime":
         from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(device or "cpu", threads, precision, provider)
-    if name not in TENSORRT:
-        expected = ", ".join(("onnxruntime", *TENSORRT))
-        raise BackendError(f"backend: got {name}, expected one of {expected}; export the plan again")
+        return OnnxRuntimeBackend(device or "cpu", threads, manifest.precision, provider)
     for option, value in (("threads", threads), ("provider", provider)):
         if value is not None:
             raise BackendError(f"{option}: got {value} for {name}, expected none, it is ONNX Runtime's; leave it out")
     from videossm.runtime.backends.tensorrt.backend import TensorRtBackend
 
+    host_code = manifest.target is not None and manifest.target.version_compatible
     return TensorRtBackend(name, device or "cuda:0", host_code)
 
 

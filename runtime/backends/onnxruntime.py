@@ -221,6 +221,11 @@ class OnnxRuntimeBackend:
     def stopwatch(self) -> HostStopwatch | CudaStopwatch:
         return CudaStopwatch(self._cuda.device) if self._cuda else HostStopwatch()
 
+    def close(self) -> None:
+        """Sessions and buffers go with what holds them; on a GPU what is queued ends first."""
+        if self._cuda is not None:
+            self._cuda.device.settle()
+
     def usage(self) -> DeviceUsage | None:
         """Weights and activations lie in ONNX Runtime's own arena."""
         if self._cuda is None:

@@ -43,14 +43,15 @@ def bench(
     if chunks < 1:
         raise UserError(f"--chunks: got {chunks}, expected 1 or more; give a number")
     opened = Plan.open(plan)
-    if prompt is None:
-        prompt = PromptTokenizer(opened.tokenizer_file, opened.manifest.text.length).words()[0]
+    text = opened.manifest.text
+    if prompt is None and text is not None:
+        prompt = PromptTokenizer(opened.tokenizer_file, text).words()[0]
     require_run(opened, device)
-    prompts = [prompt] * opened.manifest.stream.batch
-    rollout = Rollout(opened, prompts, 0, device, threads, provider=provider)
-    result = measure(rollout, chunks)
+    prompts = None if prompt is None else [prompt] * opened.manifest.stream.batch
+    with Rollout(opened, prompts, 0, device, threads, provider=provider) as rollout:
+        result = measure(rollout, chunks)
     if as_json:
-        print_json({"plan": opened.name, "device": rollout.device, **result})
+        print_json({"plan": opened.name, **result})
     else:
         print_text(_table(result))
 
@@ -60,10 +61,10 @@ def measure(rollout: Rollout, chunks: int) -> dict[str, Any]:
 
     A chunk is taken from the rollout before the frames of the one before it are waited for, as videossm-run does.
     """
-    stream = rollout.plan.manifest.stream
+    stream, window = rollout.plan.manifest.stream, rollout.plan.manifest.window
     _wait(next(rollout))
     first_s = process_age_s()
-    for _ in range(stream.window_frames // stream.chunk_frames):
+    for _ in range(window.chunks if window else 0):
         _wait(next(rollout))
     before, resident_before = rollout.timings, resident_bytes()
     wall_s, behind = np.empty(chunks), None
@@ -81,11 +82,12 @@ def measure(rollout: Rollout, chunks: int) -> dict[str, Any]:
     engines_s = {name: seconds - before[name] for name, seconds in rollout.timings.items()}
     total_s, usage = float(wall_s.sum()), rollout.device_usage
     return {
+        "device": rollout.device,
         "chunks": chunks,
         "time_to_first_frame_s": first_s,
         "ms_per_chunk_p50": 1000 * float(np.percentile(wall_s, 50)),
         "ms_per_chunk_p95": 1000 * float(np.percentile(wall_s, 95)),
-        "realtime_factor": chunks * rollout.plan.chunk_seconds / total_s,
+        "realtime_factor": chunks * stream.later_frames / stream.fps / total_s,
         "engine_ms_per_chunk": {name: 1000 * seconds / chunks for name, seconds in engines_s.items()},
         "outside_engines_share": 1 - sum(engines_s.values()) / total_s,
         "resident_bytes": resident_bytes(),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from videossm.runtime import contract
 from videossm.runtime.cli import Command, print_json, print_text
 from videossm.runtime.errors import PlanError
-from videossm.runtime.manifest import REPORT_FILE, EngineSpec, Manifest, TensorSpec
+from videossm.runtime.manifest import REPORT_FILE, SAMPLE, EngineSpec, Input, Manifest
 from videossm.runtime.plan import Plan
 from videossm.runtime.preflight import device_bytes
 
@@ -51,36 +50,38 @@ def report_summary(plan: Plan) -> dict[str, str | int | float]:
 
 def state_bytes(manifest: Manifest) -> dict[str, int]:
     """What a stream carries from chunk to chunk, by kind, in bytes; it does not grow with the video."""
-    engines, chunks = manifest.engines, manifest.stream.window_frames // manifest.stream.chunk_frames
-    window = {pair.present for pair in manifest.window}
-    return {
-        "window": chunks * _bytes(engines.step.outputs, window),
-        "window_latents": chunks * _bytes(engines.step.inputs, {contract.LATENT}),
-        "memory": _bytes(engines.step.inputs, {pair.read for pair in manifest.memory}),
-        "prompt": _bytes(engines.step.inputs, set(manifest.prompt)),
-        "decoder_caches": _bytes(engines.decoder.inputs, {pair.past for pair in manifest.caches}),
-    }
-
-
-def _bytes(tensors: Iterable[TensorSpec], names: set[str]) -> int:
-    return sum(tensor.size_bytes for tensor in tensors if tensor.name in names)
+    kinds = {state.name: state.kind for state in manifest.states}
+    sizes = dict.fromkeys(("ring", "carry", "prompt"), 0)
+    for name, tensor in manifest.kept().items():
+        sizes["ring" if name == SAMPLE else kinds[name.partition("@")[0]]] += tensor.size_bytes
+    sizes["prompt"] = sum(state.size_bytes for state in manifest.states if state.kind == "prompt")
+    return sizes
 
 
 def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | float]) -> Iterator[str]:
     manifest = plan.manifest
-    stream, sampler = manifest.stream, manifest.sampler
+    stream, window = manifest.stream, manifest.window
     yield f"{manifest.name}  {manifest.precision}, {manifest.backend}, lowering {manifest.lowering}  {plan.path}"
     yield f"identity   {plan.identity}"
+    yield f"stream id  {manifest.stream_identity}"
+    frames = {stream.first_frames, stream.later_frames}
+    lengths = " frames first, then ".join(map(str, sorted(frames)))
+    length = "an endless stream" if stream.chunks is None else f"a clip of {stream.chunks} chunks"
     yield (
-        f"stream     {stream.width}x{stream.height} at {stream.fps:g} frames/s, batch {stream.batch}; a chunk is "
-        f"{stream.frames_per_chunk} frames, {plan.chunk_seconds:g} s"
+        f"stream     {length}, {stream.width}x{stream.height} at {stream.fps:g} frames/s, batch {stream.batch}; a chunk "
+        f"is {lengths} frames, {stream.later_frames / stream.fps:g} s"
     )
-    yield (
-        f"window     {stream.window_frames} latent frames, {stream.sink_frames} of them the sink; chunks of "
-        f"{stream.chunk_frames}; positions by {stream.rope_frame}"
-    )
-    yield f"schedule   {sampler.kind}, {len(sampler.sigmas)} steps: " + " ".join(f"{s:.4g}" for s in sampler.sigmas)
-    yield f"text       {manifest.text.length} tokens"
+    if window is not None:
+        yield (
+            f"window     {window.chunks} chunks, {window.sink} of them the sink; {window.chunk_frames} positions a chunk, "
+            f"counted in the {'video' if window.positions == 'absolute' else 'window'}"
+        )
+    for name in manifest.pass_engines:
+        scalars = [each.scalars for each in manifest.passes if each.engine == name]
+        first = next(iter(scalars[0]), None)
+        values = "" if first is None else f" at {first} " + " ".join(f"{each[first]:.4g}" for each in scalars)
+        yield f"passes     {len(scalars)} of {name}{values}"
+    yield f"text       {f'{manifest.text.length} tokens' if manifest.text else 'none'}"
     yield "state      " + ", ".join(f"{name} {_size(size)}" for name, size in states.items())
     if manifest.target is not None:
         later = " and later" if manifest.target.later else ""
@@ -101,10 +102,10 @@ def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | flo
 
 def _engine_lines(name: str, engine: EngineSpec) -> Iterator[str]:
     yield f"{name}  ({engine.file})"
-    for arrow, tensors in (("in ", engine.inputs), ("out", engine.outputs)):
-        for tensor in tensors:
-            shape = "x".join(str(side) for side in tensor.shape)
-            yield f"  {arrow} {tensor.name:<24}{tensor.dtype:<8} {shape}"
+    for tensor in (*engine.inputs, *engine.outputs):
+        arrow, place = ("in ", tensor.source) if isinstance(tensor, Input) else ("out", tensor.target)
+        shape = "x".join(str(side) for side in tensor.shape)
+        yield f"  {arrow} {tensor.name:<24}{tensor.dtype:<8} {shape:<16} {place}"
 
 
 def _size(size_bytes: int) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +13,6 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from videossm.runtime.chunk import Chunk
 from videossm.runtime.cli import INTERRUPTED, Command, drop_stdout, print_json, progress
 from videossm.runtime.cli.device import device_options
 from videossm.runtime.cli.interrupt import Interrupt, noted_interrupt
@@ -102,21 +100,22 @@ def run(
     if save_state is not None:
         check_state_path(save_state)
     switches = _switches(opened, prompt_at)
-    _check_prompts(opened, [*switches.values(), *([prompt] if resume is not None and prompt is not None else [])])
+    _check_prompts(opened, [*([] if prompt is None else [prompt]), *switches.values()])
+    if resume is None and prompt is None and opened.manifest.text is not None:
+        raise UserError("--prompt: got none, expected a text, or --resume FILE; describe the video")
+    if resume is not None and seed is not None:
+        raise UserError("--seed: got one with --resume, expected none, a state has its own; leave it out")
+    require_run(opened, device)
     if resume is None:
-        if prompt is None:
-            raise UserError("--prompt: got none, expected a text, or --resume FILE; describe the video")
-        require_run(opened, device)
-        rollout = Rollout(opened, _for_batch(opened, prompt), seed or 0, device, threads, provider=provider)
+        prompts = None if prompt is None else _for_batch(opened, prompt)
+        rollout = Rollout(opened, prompts, seed or 0, device, threads, provider=provider)
     else:
-        if seed is not None:
-            raise UserError("--seed: got one with --resume, expected none, a state has its own; leave it out")
-        require_run(opened, device)
         rollout = Rollout.resume(opened, resume, device, threads, provider)
         if prompt is not None:
             rollout.set_prompt(_for_batch(opened, prompt))
-    _check_times(rollout, switches, length)
-    report = _roll(rollout, length, switches, output, save_state, interrupt)
+    with rollout:
+        _check_times(rollout, switches, length)
+        report = _roll(rollout, length, switches, output, save_state, interrupt)
     if as_json:
         print_json(vars(report))
     else:
@@ -126,7 +125,7 @@ def run(
 
 
 def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool) -> int | None:
-    """Chunks to make; None for no end."""
+    """Chunks to make; None for no end, or that of a clip."""
     if seconds is not None and chunks is not None:
         raise UserError("--seconds: got --chunks as well, expected one of them; leave one out")
     if chunks is not None:
@@ -134,17 +133,12 @@ def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool
             raise UserError(f"--chunks: got {chunks}, expected 1 or more; give a length")
         return chunks
     if seconds is None:
-        if endless:
+        if endless or plan.manifest.stream.chunks is not None:
             return None
         seconds = _DEFAULT_SECONDS
     if not (math.isfinite(seconds) and seconds > 0):
         raise UserError(f"--seconds: got {seconds:g}, expected more than 0; give a length")
-    return max(1, _chunk_from(plan, seconds))
-
-
-def _chunk_from(plan: Plan, seconds: float) -> int:
-    """The first chunk that starts at `seconds` or later."""
-    return math.ceil(seconds / plan.chunk_seconds - 1e-9)
+    return max(1, plan.manifest.stream.chunk_at(seconds))
 
 
 def _check_new(output: str) -> None:
@@ -167,32 +161,34 @@ def _switches(plan: Plan, prompt_at: tuple[str, ...]) -> dict[int, str]:
             seconds = math.nan
         if not colon or not (math.isfinite(seconds) and seconds >= 0):
             raise UserError(f"--prompt-at: got {given!r}, expected SECONDS:TEXT, as 2.5:a red circle; change it")
-        chunk = _chunk_from(plan, seconds)
+        chunk = plan.manifest.stream.chunk_at(seconds)
         if chunk in switches:
-            raise UserError(
-                f"--prompt-at: got two prompts for the chunk at {chunk * plan.chunk_seconds:g} s, expected one"
-            )
+            start_s = plan.manifest.stream.start_s(chunk)
+            raise UserError(f"--prompt-at: got two prompts for the chunk at {start_s:g} s, expected one")
         switches[chunk] = text
     return switches
 
 
 def _check_prompts(plan: Plan, texts: Iterable[str]) -> None:
     """Raises PromptError for the first wrong one of `texts`, before an engine is loaded."""
-    texts = list(texts)
-    if texts:
-        tokenizer = PromptTokenizer(plan.tokenizer_file, plan.manifest.text.length)
-        for text in texts:
-            tokenizer.encode([text])
+    texts, text = list(texts), plan.manifest.text
+    if texts and text is None:
+        raise UserError(f"--prompt: got one for {plan.name}, which takes no text, expected none; leave it out")
+    if texts and text is not None:
+        tokenizer = PromptTokenizer(plan.tokenizer_file, text)
+        for prompt in texts:
+            tokenizer.encode([prompt])
 
 
 def _check_times(rollout: Rollout, switches: Iterable[int], length: int | None) -> None:
     """Every one of `switches` is a chunk of this run."""
-    first, chunk_s = rollout.next_index, rollout.plan.chunk_seconds
+    first, start_s = rollout.next_index, rollout.plan.manifest.stream.start_s
     end = math.inf if length is None else first + length
     for chunk in switches:
         if not first <= chunk < end:
-            expected = f"from {first * chunk_s:g} to {(end - 1) * chunk_s:g} s, where this run's chunks start"
-            raise UserError(f"--prompt-at: got {chunk * chunk_s:g} s, expected {expected}; change it or the length")
+            last = "the end" if length is None else f"{start_s(first + length - 1):g} s"
+            expected = f"from {start_s(first):g} to {last}, where this run's chunks start"
+            raise UserError(f"--prompt-at: got {start_s(chunk):g} s, expected {expected}; change it or the length")
 
 
 def _roll(
@@ -205,21 +201,24 @@ def _roll(
 ) -> Report:
     plan, first = rollout.plan, rollout.next_index
     stream = plan.manifest.stream
-    start = {"start_s": first * plan.chunk_seconds, "prompt": rollout.prompts[0]}
-    report = Report(plan.name, rollout.seeds, [start], first, save_state)
-    width, first_frame = stream.width * stream.batch, first * stream.frames_per_chunk
+    begun = {"start_s": stream.start_s(first), "prompt": rollout.prompts[0]} if rollout.prompts else None
+    report = Report(plan.name, rollout.seeds, [begun] if begun else [], first, save_state)
+    report.prompts += [{"start_s": stream.start_s(chunk), "prompt": text} for chunk, text in sorted(switches.items())]
+    width, first_frame = stream.width * stream.batch, stream.frames_before(first)
+    prompts = {chunk: _for_batch(plan, text) for chunk, text in switches.items()}
     interrupt.rollout = rollout
     started = perf_counter()
     with open_sink(output, width, stream.height, stream.fps, first_frame) as sink:
         try:
             with progress(length, "chunk") as bar:
-                made = _chunks(rollout, length, switches, report, interrupt)
-                for chunk in made if save_state is not None else _one_ahead(made):
-                    sink.write(_side_by_side(chunk.frames, stream.batch))
+                for chunk in rollout.play(length, prompts, ahead=save_state is None):
+                    frames = _side_by_side(chunk.frames)
+                    sink.write(frames)
                     report.time_to_first_frame_s = report.time_to_first_frame_s or process_age_s()
                     if save_state is not None:
                         rollout.save(save_state)
                     report.chunks += 1
+                    report.frames += len(frames)
                     bar.update()
         except BrokenPipeError:  # the reader of stdout has seen enough
             drop_stdout()
@@ -228,48 +227,8 @@ def _roll(
     return report
 
 
-def _chunks(
-    rollout: Rollout, length: int | None, switches: dict[int, str], report: Report, interrupt: Interrupt
-) -> Iterator[Chunk]:
-    """Those of this run, up to its length or Ctrl-C."""
-    for _ in itertools.count() if length is None else range(length):
-        if interrupt.seen:
-            return
-        _switch(rollout, switches, report)
-        chunk = next(rollout, None)
-        if chunk is None:
-            return
-        yield chunk
-
-
-def _one_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """The same chunks, but a GPU has the next one to work on while the frames of this one arrive and are written.
-
-    The first one, and those whose frames are there already, are not kept waiting. (A state, which is saved with every
-    chunk, is that after the last chunk queued: so none is queued then.)
-    """
-    behind: Chunk | None = None
-    for index, chunk in enumerate(chunks):
-        if behind is not None:
-            yield behind
-        behind = chunk
-        if index == 0 or chunk.ready:
-            yield chunk
-            behind = None
-    if behind is not None:
-        yield behind
-
-
-def _switch(rollout: Rollout, switches: dict[int, str], report: Report) -> None:
-    text = switches.get(rollout.next_index)
-    if text is not None:
-        rollout.set_prompt(_for_batch(rollout.plan, text))
-        report.prompts.append({"start_s": rollout.next_index * rollout.plan.chunk_seconds, "prompt": text})
-
-
 def _finish(report: Report, plan: Plan, wall_s: float) -> None:
-    report.frames = report.chunks * plan.manifest.stream.frames_per_chunk
-    report.seconds = report.chunks * plan.chunk_seconds
+    report.seconds = report.frames / plan.manifest.stream.fps
     report.wall_s = wall_s
     if report.chunks:
         report.ms_per_chunk = 1000 * wall_s / report.chunks
@@ -281,9 +240,9 @@ def _for_batch(plan: Plan, prompt: str) -> list[str]:
     return [prompt] * plan.manifest.stream.batch
 
 
-def _side_by_side(frames: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:
+def _side_by_side(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[B, T, H, W, 3] as one picture [T, H, B x W, 3]."""
-    return frames if batch == 1 else np.concatenate(list(frames), axis=2)
+    return frames[0] if len(frames) == 1 else np.concatenate(list(frames), axis=2)
 
 
 def _summary(report: Report) -> str:

@@ -14,8 +14,8 @@ from videossm.calib.backend import TappedBackend
 from videossm.calib.compare import Comparison, _States, _StepErrors, difference, psnr_db
 from videossm.calib.contender import Contender
 from videossm.calib.record import RecordingError, passes
-from videossm.models.presets import test as small_preset
-from videossm.models.step import Step
+from videossm.models.videossm.presets import test as small_preset
+from videossm.models.videossm.step import Step
 from videossm.runtime import Rollout
 
 PROMPT, SEED = "red circle", 3

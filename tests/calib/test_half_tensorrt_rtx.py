@@ -10,8 +10,8 @@ import pytest
 from videossm.calib.half import to_half
 from videossm.export.engines import engine_specs
 from videossm.export.trace import trace
-from videossm.models.model import random_model
-from videossm.models.presets import test as small_preset
+from videossm.models.videossm.model import random_model
+from videossm.models.videossm.presets import test as small_preset
 from videossm.runtime import Plan
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="needs pip install 'videossm[rtx]'")

@@ -9,7 +9,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, parser
 
 from videossm.calib.linears import find_linears, find_products
-from videossm.models.presets import test as small_preset
+from videossm.models.videossm.presets import test as small_preset
 
 ENGINES = ["step", "text_encoder", "memory", "decoder"]
 LAYERS = range(small_preset().transformer.layers)

@@ -18,7 +18,7 @@ from videossm.calib.graph import module_of
 from videossm.calib.linears import Linear, Product, find_linears, find_products
 from videossm.calib.observers import FORMATS, Codes, Precision
 from videossm.calib.qdq import QuantizationError, quantize, quantize_attention
-from videossm.models.presets import test as small_preset
+from videossm.models.videossm.presets import test as small_preset
 
 Arrays = dict[str, NDArray[Any]]
 Matrix = NDArray[np.float32]

@@ -16,7 +16,7 @@ from videossm.calib.linears import Found, find_linears
 from videossm.calib.observers import Codes, weight_scales
 from videossm.calib.qdq import quantize
 from videossm.calib.smoothquant import BOUNDS, smooth, smoothing_scale
-from videossm.models.presets import test as small_preset
+from videossm.models.videossm.presets import test as small_preset
 
 Arrays = dict[str, NDArray[Any]]
 

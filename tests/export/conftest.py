@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from videossm.export.build import BuildOptions, build_plan
-from videossm.models.model import VideoModel, random_model
-from videossm.models.presets import test as small_preset
 from videossm.models.shapes.tokenizer import build_tokenizer
+from videossm.models.videossm.model import VideoModel, random_model
+from videossm.models.videossm.presets import test as small_preset
 from videossm.runtime import Plan
 
 

@@ -13,9 +13,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from videossm.export.cli import export
-from videossm.models.checkpoint import save_checkpoint
-from videossm.models.model import VideoModel, random_model
-from videossm.models.presets import test as small_preset
+from videossm.models.videossm.checkpoint import save_checkpoint
+from videossm.models.videossm.model import VideoModel, random_model
+from videossm.models.videossm.presets import test as small_preset
 from videossm.runtime import Plan
 
 
@@ -101,7 +101,7 @@ def test_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_export_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "videossm.models.checkpoint", None)
+    monkeypatch.setitem(sys.modules, "videossm.models.videossm.checkpoint", None)
     assert "pip install 'videossm[export]'" in refused(invoke("test", "--random-weights"))
 
 

@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from videossm.export.engines import engine_specs, wiring
-from videossm.models.model import VideoModel
+from videossm.models.videossm.model import VideoModel
 from videossm.runtime import Plan
 
 

@@ -18,9 +18,9 @@ from videossm.calib import assess, memory, pipeline, plans, sensitivity
 from videossm.export import trace
 from videossm.export.build import BuildOptions, build_plan
 from videossm.export.cli import export
-from videossm.models.model import random_model
-from videossm.models.presets import test as small_preset
 from videossm.models.shapes.tokenizer import build_tokenizer
+from videossm.models.videossm.model import random_model
+from videossm.models.videossm.presets import test as small_preset
 from videossm.runtime import Plan, Rollout
 
 QUICK = ("--calibration-size", 2, "--calibration-chunks", 2)

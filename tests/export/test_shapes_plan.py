@@ -11,9 +11,9 @@ import pytest
 
 from videossm.export.source import find_source
 from videossm.export.verify import verify
-from videossm.models.model import VideoModel
-from videossm.models.presets import shapes
 from videossm.models.shapes.detector import observe
+from videossm.models.videossm.model import VideoModel
+from videossm.models.videossm.presets import shapes
 from videossm.runtime import Plan, Rollout
 
 PROMPTS = [

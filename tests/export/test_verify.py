@@ -18,8 +18,8 @@ from videossm.export.verify import (
     verification_prompts,
     verify,
 )
-from videossm.models.model import VideoModel, random_model
-from videossm.models.presets import test as small_preset
+from videossm.models.videossm.model import VideoModel, random_model
+from videossm.models.videossm.presets import test as small_preset
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.prompt import PromptTokenizer
 

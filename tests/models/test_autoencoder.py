@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from videossm.models.autoencoder import Autoencoder, to_uint8
-from videossm.models.config import AutoencoderConfig
+from videossm.models.videossm.autoencoder import Autoencoder, to_uint8
+from videossm.models.videossm.config import AutoencoderConfig
 
 
 @pytest.fixture

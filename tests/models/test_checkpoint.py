@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from videossm.models.checkpoint import CONFIG_KEY, CheckpointError, load_weights, read_config, save_checkpoint
-from videossm.models.model import VideoModel, random_model
-from videossm.models.presets import test as small_preset
+from videossm.models.videossm.checkpoint import CONFIG_KEY, CheckpointError, load_weights, read_config, save_checkpoint
+from videossm.models.videossm.model import VideoModel, random_model
+from videossm.models.videossm.presets import test as small_preset
 
 
 @pytest.fixture

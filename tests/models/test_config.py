@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from videossm.models.config import ConfigError, ModelConfig, SamplerConfig
-from videossm.models.presets import PRESETS
+from videossm.models.videossm.config import ConfigError, ModelConfig, SamplerConfig
+from videossm.models.videossm.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)

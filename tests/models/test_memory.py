@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from videossm.models.memory import RHO_MIN, Memory
-from videossm.models.presets import test as small_preset
-from videossm.models.step import MemoryUpdate
+from videossm.models.videossm.memory import RHO_MIN, Memory
+from videossm.models.videossm.presets import test as small_preset
+from videossm.models.videossm.step import MemoryUpdate
 
 CONFIG = small_preset().transformer
 BATCH, TOKENS, HEADS, DIM = 2, 5, CONFIG.heads, CONFIG.head_dim

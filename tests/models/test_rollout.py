@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from videossm.models.config import ModelConfig
-from videossm.models.memory import RHO_MIN
-from videossm.models.model import random_model
-from videossm.models.presets import test as small_preset
-from videossm.models.rollout import ReferenceChunk, ReferenceRollout
-from videossm.models.step import Decode, MemoryUpdate, Step
+from videossm.models.videossm.config import ModelConfig
+from videossm.models.videossm.memory import RHO_MIN
+from videossm.models.videossm.model import random_model
+from videossm.models.videossm.presets import test as small_preset
+from videossm.models.videossm.rollout import ReferenceChunk, ReferenceRollout
+from videossm.models.videossm.step import Decode, MemoryUpdate, Step
 
 CONFIG = small_preset().replace(batch=2)
 CHUNKS = 6

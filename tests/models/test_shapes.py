@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 
-from videossm.models.presets import SHAPES_VOCABULARY, shapes
 from videossm.models.shapes.detector import Observation, observe
 from videossm.models.shapes.evaluation import (
     ATTRIBUTES,
@@ -24,6 +23,7 @@ from videossm.models.shapes.evaluation import (
 from videossm.models.shapes.tokenizer import build_tokenizer
 from videossm.models.shapes.vocabulary import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Prompt, words
 from videossm.models.shapes.world import World, render
+from videossm.models.videossm.presets import SHAPES_VOCABULARY, shapes
 
 STILL_RED_CIRCLE = Prompt("red", "circle", "stands still", "gray")
 

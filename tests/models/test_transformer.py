@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from videossm.models.config import ModelConfig
-from videossm.models.model import VideoModel, random_model
-from videossm.models.presets import test as small_preset
-from videossm.models.presets import videossm_1_3b
 from videossm.models.shapes.tokenizer import build_tokenizer
-from videossm.models.step import PromptEncoder, Step
-from videossm.models.transformer import Transformer
+from videossm.models.videossm.config import ModelConfig
+from videossm.models.videossm.model import VideoModel, random_model
+from videossm.models.videossm.presets import test as small_preset
+from videossm.models.videossm.presets import videossm_1_3b
+from videossm.models.videossm.step import PromptEncoder, Step
+from videossm.models.videossm.transformer import Transformer
 
 TOLERANCE = 1e-5
 STEP_INPUTS = [name for name in inspect.signature(Step.forward).parameters if name != "self"]

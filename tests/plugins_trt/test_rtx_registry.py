@@ -25,9 +25,9 @@ from torch import Tensor
 from videossm.export import schemas
 from videossm.export.engines import EngineSpec, engine_specs
 from videossm.export.lowering import lower
-from videossm.models.model import random_model
-from videossm.models.presets import test as small_preset
 from videossm.models.scans.operators import selective_scan
+from videossm.models.videossm.model import random_model
+from videossm.models.videossm.presets import test as small_preset
 
 pytestmark = pytest.mark.skipif(
     find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed: pip install 'videossm[rtx]'"

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from videossm.models.memory import RHO_MIN
-from videossm.models.model import VideoModel, random_model
-from videossm.models.presets import test as small_preset
-from videossm.models.rollout import ReferenceRollout
-from videossm.models.step import Step
+from videossm.models.videossm.memory import RHO_MIN
+from videossm.models.videossm.model import VideoModel, random_model
+from videossm.models.videossm.presets import test as small_preset
+from videossm.models.videossm.rollout import ReferenceRollout
+from videossm.models.videossm.step import Step
 
 SCRIPTS = Path(__file__).parents[2] / "training" / "shapes"
 BATCH, CHUNKS, COPIES = 2, 7, 2  # the window is full at chunk 3 and the memory in use from chunk 4 on

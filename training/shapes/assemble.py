@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from dataset import load_autoencoder
-from videossm.models.checkpoint import WEIGHTS, save_checkpoint
-from videossm.models.model import VideoModel
-from videossm.models.presets import shapes
+from videossm.models.videossm.checkpoint import WEIGHTS, save_checkpoint
+from videossm.models.videossm.model import VideoModel
+from videossm.models.videossm.presets import shapes
 
 
 def assemble(autoencoder: Path, transformer: Path, last: bool) -> VideoModel:

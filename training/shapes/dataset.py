@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videossm.models.autoencoder import Autoencoder
-from videossm.models.presets import shapes
 from videossm.models.shapes.tokenizer import build_tokenizer
 from videossm.models.shapes.vocabulary import BACKGROUNDS, COLOURS, SHAPES
 from videossm.models.shapes.world import SPEED, World, random_prompt, render
+from videossm.models.videossm.autoencoder import Autoencoder
+from videossm.models.videossm.presets import shapes
 
 SWITCH_FRAME = 15  # of a switched clip: the first frame that its prompt describes
 SWITCHED = 1 / 3  # share of switched clips

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from videossm.models.checkpoint import WEIGHTS, load_weights, read_config
-from videossm.models.model import VideoModel
+from videossm.models.videossm.checkpoint import WEIGHTS, load_weights, read_config
+from videossm.models.videossm.model import VideoModel
 
 
 def split(checkpoint: Path, autoencoder: Path, transformer: Path) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from videossm.models.config import WindowConfig
-from videossm.models.memory import RHO_MIN
 from videossm.models.scans.gated_delta import gated_delta_chunked
-from videossm.models.transformer import Past, Positions, Projection, Transformer
+from videossm.models.videossm.config import WindowConfig
+from videossm.models.videossm.memory import RHO_MIN
+from videossm.models.videossm.transformer import Past, Positions, Projection, Transformer
 
 
 class Layout:

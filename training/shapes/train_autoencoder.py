@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videossm.models.autoencoder import Autoencoder
-from videossm.models.presets import shapes
 from videossm.models.shapes.world import World, random_prompt, render
+from videossm.models.videossm.autoencoder import Autoencoder
+from videossm.models.videossm.presets import shapes
 
 LATENT_NOISE = 0.1  # in units of the latents' own deviation
 

@@ -22,9 +22,9 @@ from dataset import load
 from muon import BatchedMuon
 from teacher_forcing import Layout, predict, predict_first
 from videossm.models import transformer
-from videossm.models.presets import SHAPES_SHIFT, shapes
-from videossm.models.text_encoder import TextEncoder
-from videossm.models.transformer import Transformer
+from videossm.models.videossm.presets import SHAPES_SHIFT, shapes
+from videossm.models.videossm.text_encoder import TextEncoder
+from videossm.models.videossm.transformer import Transformer
 
 SIGMA_FLOOR = 0.1  # of the weight 1 / sigma^2
 CONTEXT_NOISE = 0.15  # largest noise level on context chunks, against drift

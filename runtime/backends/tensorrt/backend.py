@@ -75,6 +75,10 @@ class TensorRtBackend:
     def stopwatch(self) -> CudaStopwatch:
         return CudaStopwatch(self._cuda)
 
+    def close(self) -> None:
+        """Engines and buffers go with what holds them; what is queued ends first."""
+        self._cuda.settle()
+
     def usage(self) -> DeviceUsage:
         free_bytes, total_bytes = self._cuda.memory_bytes()
         return DeviceUsage(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from videossm.models.config import (
+from videossm.models.shapes.world import FPS
+from videossm.models.videossm.config import (
     AutoencoderConfig,
     ModelConfig,
     SamplerConfig,
@@ -23,7 +24,7 @@ def shapes() -> ModelConfig:
         name="shapes",
         height=64,
         width=64,
-        fps=8.0,
+        fps=FPS,
         transformer=TransformerConfig(
             dim=192,
             ffn_dim=768,
@@ -63,7 +64,7 @@ def videossm_1_3b() -> ModelConfig:
 
 
 def test() -> ModelConfig:
-    """Two small blocks with everything that the full model has: what the tests run in milliseconds."""
+    """Two small blocks with all that the full model has, and a first chunk of 5 frames before those of 6: for tests."""
     return ModelConfig(
         name="test",
         height=32,
@@ -75,7 +76,7 @@ def test() -> ModelConfig:
         window=WindowConfig(),
         sampler=SamplerConfig.warped("renoise", steps=3, shift=5.0),
         text_encoder=TextEncoderConfig(vocab_size=SHAPES_VOCABULARY, layers=1, heads=2),
-        autoencoder=AutoencoderConfig(width=16, depth=2),
+        autoencoder=AutoencoderConfig(width=16, depth=2, time_scale=2),
     )
 
 

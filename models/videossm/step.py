@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from videossm.models.autoencoder import Decoder, to_uint8
-from videossm.models.config import ModelConfig
 from videossm.models.scans.operators import gated_delta_scan
-from videossm.models.text_encoder import TextEncoder
-from videossm.models.transformer import Past, Positions, Transformer
+from videossm.models.videossm.autoencoder import Decoder, to_uint8
+from videossm.models.videossm.config import ModelConfig
+from videossm.models.videossm.text_encoder import TextEncoder
+from videossm.models.videossm.transformer import Past, Positions, Transformer
 
 SIGMA_MIN = 1e-4  # below it a latent counts as clean: guards the division that turns x0 into a flow
 
@@ -123,13 +123,17 @@ class MemoryUpdate(nn.Module):
 
 
 class Decode(nn.Module):
-    """Clean latents to pixels, with the decoder's caches in and out."""
+    """Clean latents to pixels, with the decoder's caches in and out.
 
-    def __init__(self, decoder: Decoder) -> None:
+    `first`: for the first chunk of a video, whose first latent is its first frame alone.
+    """
+
+    def __init__(self, decoder: Decoder, first: bool) -> None:
         super().__init__()
         self.decoder = decoder
+        self.dropped = decoder.config.time_scale - 1 if first else 0
 
     def forward(self, latents: Tensor, caches: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """[B, F, C, h, w] to frames [B, T, H, W, 3] uint8."""
         frames, caches = self.decoder(latents, caches)
-        return to_uint8(frames), caches
+        return to_uint8(frames[:, self.dropped :]), caches

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from videossm.models.config import AutoencoderConfig
+from videossm.models.videossm.config import AutoencoderConfig
 
 TAPS = 3  # frames that a temporal convolution sees; its cache holds TAPS - 1
 
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Normalised latents [B, F, C, h, w] and caches to frames [B, F, 3, H, W] in [-1, 1] and new caches.
+    """Normalised latents [B, F, C, h, w] and caches to frames [B, F x time_scale, 3, H, W] in [-1, 1] and new caches.
 
     `mean` and `std` [C] are the latents' statistics over the training set: the transformer works on
     (latent - mean) / std.
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
         self.register_buffer("std", torch.ones(latent_channels))
         self.inp = nn.Conv2d(latent_channels, config.width, 3, padding=1)
         self.stages = nn.ModuleList(Stage(config.width) for _ in range(config.depth))
-        self.out = nn.Conv2d(config.width, 3 * config.scale**2, 1)
+        self.out = nn.Conv2d(config.width, 3 * config.time_scale * config.scale**2, 1)
 
     def forward(self, latents: Tensor, caches: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         x = latents * self.std[:, None, None] + self.mean[:, None, None]
@@ -87,7 +87,7 @@ class Decoder(nn.Module):
             x, cache = stage(x, cache)
             new_caches.append(cache)
         pixels = F.pixel_shuffle(self.out(F.silu(x).flatten(0, 1)), self.config.scale)
-        return pixels.unflatten(0, latents.shape[:2]), new_caches
+        return pixels.unflatten(1, (-1, 3)).unflatten(0, latents.shape[:2]).flatten(1, 2), new_caches
 
     def empty_caches(self, batch: int, height: int, width: int) -> list[Tensor]:
         """Caches before the first frame, for latents of `height` x `width`: zeros [B, 2, width, h, w] a stage."""
@@ -100,12 +100,13 @@ class Autoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig, latent_channels: int) -> None:
         super().__init__()
+        self.config = config
         self.encoder = Encoder(config, latent_channels)
         self.decoder = Decoder(config, latent_channels)
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Frames [B, F, 3, H, W] in [-1, 1] to normalised latents [B, F, C, h, w]."""
-        latents = self.encoder(frames)
+        """Frames [B, T, 3, H, W] in [-1, 1] to normalised latents [B, F, C, h, w], of every `time_scale`-th frame."""
+        latents = self.encoder(frames[:, :: self.config.time_scale])
         return (latents - self.decoder.mean[:, None, None]) / self.decoder.std[:, None, None]
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from videossm.models.config import TransformerConfig
-from videossm.models.norms import RMSNorm
+from videossm.models.videossm.config import TransformerConfig
+from videossm.models.videossm.norms import RMSNorm
 
 RHO_MIN = 1e-3  # lower clamp of the share of frames that were evicted; the router takes its logarithm
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videossm.models.memory import RHO_MIN
-from videossm.models.model import VideoModel
-from videossm.models.step import Decode, MemoryUpdate, PromptEncoder, Step
+from videossm.models.videossm.memory import RHO_MIN
+from videossm.models.videossm.model import VideoModel
+from videossm.models.videossm.step import Decode, MemoryUpdate, PromptEncoder, Step
 
 NoiseSource = Callable[[int, int], Tensor]  # (chunk, step) -> [B, F, C, h, w]
 
@@ -56,7 +56,8 @@ class ReferenceRollout:
         self.encode_prompt = PromptEncoder(model.text_encoder, model.transformer)
         self.step = Step(model.transformer, model.config)
         self.update_memory = MemoryUpdate()
-        self.decode = Decode(model.autoencoder.decoder)
+        self.decode_first = Decode(model.autoencoder.decoder, first=True)
+        self.decode = Decode(model.autoencoder.decoder, first=False)
         self.batch = len(input_ids)
         transformer, config = model.config.transformer, model.config
         self.window: list[WindowChunk] = []
@@ -75,7 +76,8 @@ class ReferenceRollout:
             latent = self._denoise(surroundings)
             present = self._commit(latent, surroundings)
             self._enter_window(WindowChunk(self.chunks_made, latent, present))
-            frames, self.caches = self.decode(latent, self.caches)
+            decode = self.decode if self.chunks_made else self.decode_first
+            frames, self.caches = decode(latent, self.caches)
             self.chunks_made += 1
             yield ReferenceChunk(latent, frames)
 

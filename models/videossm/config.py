@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from videossm.models.family import ModelError
 
-class ConfigError(ValueError):
+
+class ConfigError(ModelError):
     """A config that cannot describe a model; the message names the field, the value and the mend."""
 
 
@@ -95,6 +97,8 @@ class AutoencoderConfig:
     width: int
     depth: int  # residual stages of the decoder; each holds one causal temporal convolution
     scale: int = 8
+    # Frames of a latent; the first latent of a video is one frame alone, as in causal video autoencoders (Wan's has 4).
+    time_scale: int = 1
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from videossm.models.config import TextEncoderConfig
-from videossm.models.transformer import attend
+from videossm.models.videossm.config import TextEncoderConfig
+from videossm.models.videossm.transformer import SoftmaxAttention
 
 
 class TextEncoder(nn.Module):
@@ -34,12 +34,12 @@ class TextLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.attention = SoftmaxAttention(heads)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.o = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.ffn = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU("tanh"), nn.Linear(2 * dim, dim))
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
         query, key, value = self.qkv(self.norm1(x)).chunk(3, -1)
-        x = x + self.o(attend(query, key, value, self.heads, visible))
+        x = x + self.o(self.attention(query, key, value, visible))
         return x + self.ffn(self.norm2(x))

@@ -13,15 +13,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from videossm.models.config import ConfigError, ModelConfig
-from videossm.models.model import VideoModel
+from videossm.models.family import ModelError
+from videossm.models.videossm.config import ConfigError, ModelConfig
+from videossm.models.videossm.model import VideoModel
 
 CONFIG_KEY = "videossm_config"
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-WEIGHTS = Path(__file__).parent / "weights"  # checkpoints that ship with the package: NAME.safetensors
+WEIGHTS = Path(__file__).parents[1] / "weights"  # checkpoints that ship with the package: NAME.safetensors
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ModelError):
     """A checkpoint that cannot be used; the message names the file, the tensor and the mend."""
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from videossm.models.autoencoder import Autoencoder
-from videossm.models.config import ModelConfig
-from videossm.models.text_encoder import TextEncoder
-from videossm.models.transformer import Transformer
+from videossm.models.videossm.autoencoder import Autoencoder
+from videossm.models.videossm.config import ModelConfig
+from videossm.models.videossm.text_encoder import TextEncoder
+from videossm.models.videossm.transformer import Transformer
 
 
 class VideoModel(nn.Module):
-    """The parts of a model; what a deployment runs of them is in `videossm.models.step`."""
+    """The parts of a model; what a deployment runs of them is in `videossm.models.videossm.step`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from videossm.models.config import ModelConfig, TransformerConfig
-from videossm.models.memory import Memory
-from videossm.models.norms import RMSNorm
-from videossm.models.rope import apply_rope, spatial_angles, time_frequencies, token_angles
+from videossm.models.videossm.config import ModelConfig, TransformerConfig
+from videossm.models.videossm.memory import Memory
+from videossm.models.videossm.norms import RMSNorm
+from videossm.models.videossm.rope import apply_rope, spatial_angles, time_frequencies, token_angles
 
 SIGMA_TO_TIME = 1000.0  # the time embedding takes t = 1000 sigma, as Wan's
 TIME_BASE = 10_000.0  # of its frequencies
@@ -53,6 +53,31 @@ class Positions:
     visible: Tensor  # bool [1 or B, 1, 1 or T, P + T]: False for the tokens of an empty slot
 
 
+class SoftmaxAttention(nn.Module):
+    """[B, T, D] x [B, S, D] to [B, T, D]; a module, so that the graph's node bears its name."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
+        """`visible` is bool, [1 or B, 1, 1 or T, S]."""
+        heads = self.heads
+        if torch.compiler.is_exporting():  # one node, which takes the heads packed
+            output, *_ = torch.onnx.ops.attention(query, key, value, visible, q_num_heads=heads, kv_num_heads=heads)
+            return output
+        query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible).transpose(1, 2).flatten(2)
+
+
+class PatchEmbedding(nn.Conv3d):
+    """The strided convolution of Wan's checkpoints, written as the matrix product that it is."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Values of the patches [B, T, channels x patch] to tokens [B, T, D]."""
+        return F.linear(patches, self.weight.flatten(1), self.bias)
+
+
 class Attention(nn.Module):
     """q, k, v, o with RMSNorm over the whole width of q and k, before the split into heads."""
 
@@ -60,6 +85,7 @@ class Attention(nn.Module):
         super().__init__()
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q, self.norm_k = (RMSNorm(config.dim, config.eps) for _ in range(2))
+        self.attention = SoftmaxAttention(config.heads)
 
     def queries(self, x: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
@@ -68,15 +94,6 @@ class Attention(nn.Module):
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, D] to keys and values [B, T, D]."""
         return self.norm_k(self.k(x)), self.v(x)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
-    """Softmax attention, [B, T, D] x [B, S, D] to [B, T, D]; `visible` is bool, [1 or B, 1, 1 or T, S]."""
-    if torch.compiler.is_exporting():  # one node, which takes the heads packed
-        output, *_ = torch.onnx.ops.attention(query, key, value, visible, q_num_heads=heads, kv_num_heads=heads)
-        return output
-    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible).transpose(1, 2).flatten(2)
 
 
 class Block(nn.Module):
@@ -120,12 +137,12 @@ class Block(nn.Module):
         query = apply_rope(projection.query, positions.angles[..., -x.shape[1] :, :], self.heads)
         key = apply_rope(torch.cat([past.key, projection.key], 1), positions.angles, self.heads)
         value = torch.cat([past.value, projection.value], 1)
-        seen = attend(query, key, value, self.heads, positions.visible)
+        seen = self.self_attn.attention(query, key, value, positions.visible)
         if self.memory and past.memory is not None and rho is not None:
             seen = seen + self.memory.read(projection.query, projection.hidden, past.memory, rho)
         x = x + gate1 * self.self_attn.o(seen.to(x.dtype))
         query = self.cross_attn.queries(self.norm3(x))
-        x = x + self.cross_attn.o(attend(query, *prompt, self.heads))
+        x = x + self.cross_attn.o(self.cross_attn.attention(query, *prompt))
         return x + gate2 * self.ffn(self.norm2(x) * (1 + scale2) + shift2)
 
 
@@ -156,7 +173,7 @@ class Transformer(nn.Module):
         self.config = config.transformer
         c = self.config
         self.grid = config.grid
-        self.patch_embedding = nn.Conv3d(c.latent_channels, c.dim, c.patch, stride=c.patch)
+        self.patch_embedding = PatchEmbedding(c.latent_channels, c.dim, c.patch, stride=c.patch)
         self.text_embedding = nn.Sequential(nn.Linear(c.text_dim, c.dim), nn.GELU("tanh"), nn.Linear(c.dim, c.dim))
         self.time_embedding = nn.Sequential(nn.Linear(c.freq_dim, c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))
@@ -189,8 +206,7 @@ class Transformer(nn.Module):
         batch, frames, channels = latent.shape[:3]
         patches = latent.reshape(batch, frames, channels, self.grid[0], rows, self.grid[1], columns)
         patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
-        # The strided convolution of Wan's checkpoints, written as the matrix product that it is.
-        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        return self.patch_embedding(patches)
 
     def unembed(self, tokens: Tensor, time: Tensor) -> Tensor:
         """Tokens [B, T, D] and the time embedding [B, D] to the head's prediction [B, F, C, h, w] fp32."""

@@ -1,0 +1,94 @@
+"""A deployment's own modules as a backend, so that a plan's program can be rolled out in PyTorch as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike
+from torch import Tensor
+
+from videossm.models.family import Deployment, Engine
+from videossm.runtime.backends import Buffer
+from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
+from videossm.runtime.manifest import EngineSpec
+
+
+class TorchPass:
+    """A module over fixed buffers."""
+
+    def __init__(self, engine: Engine, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        self._module = engine.module
+        tensors = iter([torch.from_numpy(_array(inputs[name])) for name in engine.inputs])
+        self._arguments = _filled(engine.example, tensors)
+        self._outputs = [torch.from_numpy(_array(outputs[name])) for name in engine.outputs]
+
+    @torch.no_grad()
+    def run(self) -> None:
+        # Copies, as a module may give an input back, which the next pass writes to.
+        made = [tensor.clone() for tensor in _flat(self._module(*self._arguments))]
+        for target, values in zip(self._outputs, made, strict=True):
+            target.copy_(values)
+
+
+class TorchEngine:
+    """An engine of the deployment."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> TorchPass:
+        return TorchPass(self._engine, inputs, outputs)
+
+
+class TorchBackend:
+    """Runs the engines of a plan as the modules that they were traced from, on the CPU."""
+
+    device = "cpu"
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._engines = {engine.name: engine for engine in deployment.engines}
+
+    def load(self, name: str, spec: EngineSpec, file: Path) -> TorchEngine:
+        return TorchEngine(self._engines[name])
+
+    def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostBuffer:
+        return HostBuffer(np.zeros(shape, dtype))
+
+    def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
+        for source, target in pairs:
+            np.copyto(_array(target), _array(source))
+
+    def stopwatch(self) -> HostStopwatch:
+        return HostStopwatch()
+
+    def usage(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def _array(buffer: Buffer) -> Any:
+    assert isinstance(buffer, HostBuffer), "buffers of this backend"
+    return buffer.array
+
+
+def _filled(example: Any, tensors: Iterator[Tensor]) -> Any:
+    """The structure of `example` with `tensors` in the places of its own, in their order."""
+    if isinstance(example, Tensor):
+        return next(tensors)
+    if isinstance(example, list | tuple):
+        return type(example)(_filled(part, tensors) for part in example)
+    return example
+
+
+def _flat(made: Any) -> Iterator[Tensor]:
+    if isinstance(made, Tensor):
+        yield made
+    else:
+        for part in made:
+            yield from _flat(part)
