@@ -12,7 +12,7 @@ from videossm.models.family import Deployment, Engine, Layers, NoiseSource, Pass
 from videossm.models.videossm.config import ModelConfig
 from videossm.models.videossm.model import VideoModel
 from videossm.models.videossm.rollout import ReferenceRollout
-from videossm.models.videossm.step import Decode, MemoryUpdate, PromptEncoder, Step
+from videossm.models.videossm.step import Decode, MemoryUpdate, PromptEncoder, Step, TurnKeys
 
 KEYS_VALUES = ("key", "value")
 GATES = ("decay", "beta")
@@ -20,6 +20,7 @@ GATES = ("decay", "beta")
 PRECISION = Precision(
     kept_engines={
         "text_encoder": "runs once a prompt, and every pass reads what it makes",
+        "turn": "no weights",
         "memory": "state",
         "decoder": "pixels",
         "decoder_first": "pixels",
@@ -53,7 +54,7 @@ def deployment(model: VideoModel, tokenizer: str, examples: Sequence[str] = ()) 
         ),
         text=Text(tokenizer, config.transformer.text_len, examples=tuple(examples)),
         states=_states(config),
-        engines=[_text_encoder(model), _step(model), *_memory(config), *_decoders(model)],
+        engines=[_text_encoder(model), _turn(model), _step(model), *_memory(config), *_decoders(model)],
         passes=_passes(config),
         precision=PRECISION,
         config=config.to_dict(),
@@ -78,6 +79,7 @@ def _states(config: ModelConfig) -> dict[str, State]:
     states = {f"prompt.{name}": State("prompt", half=True) for name in _of_layers(config, KEYS_VALUES)}
     for kind in _kinds(config):
         states |= {name: State("ring", half=kind in KEYS_VALUES) for name in _of_layers(config, (kind,))}
+    states |= {name: State("chunk", half=True) for name in _of_layers(config, ("turned",))}
     if config.transformer.memory:
         states |= {name: State("carry") for name in _of_layers(config, ("memory",))}
     return states | {f"cache.{i}": State("carry", half=True) for i in range(config.autoencoder.depth)}
@@ -112,6 +114,19 @@ def _text_encoder(model: VideoModel) -> Engine:
     )
 
 
+def _turn(model: VideoModel) -> Engine:
+    config = model.config
+    keys, turned = _of_layers(config, ("key",)), _of_layers(config, ("turned",))
+    return Engine(
+        "turn",
+        TurnKeys(model.transformer),
+        (torch.arange(config.window.window_frames), [_tokens(config, config.window_tokens) for _ in keys]),
+        {"slot_position": "window.slot_position", **{f"past.{name}": f"state.{name}" for name in keys}},
+        {f"past.{name}": f"state.{name}" for name in turned},
+        when="before",
+    )
+
+
 def _step(model: VideoModel) -> Engine:
     config, transformer = model.config, model.config.transformer
     window, memory, renoise = config.window, transformer.memory, config.sampler.kind == "renoise"
@@ -134,7 +149,7 @@ def _step(model: VideoModel) -> Engine:
         "slot_position": "window.slot_position",
         "frame_position": "window.frame_position",
         **{f"prompt.{name}": f"state.prompt.{name}" for name in _of_layers(config, KEYS_VALUES)},
-        **{f"past.{name}": f"state.{name}" for name in _of_layers(config, KEYS_VALUES)},
+        **{f"past.{name}": f"state.{name}" for name in _of_layers(config, ("turned", "value"))},
     }
     if memory:
         inputs |= {f"past.{name}": f"state.{name}" for name in _of_layers(config, ("memory",))}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from videossm.models.videossm.memory import RHO_MIN
 from videossm.models.videossm.model import VideoModel
-from videossm.models.videossm.step import Decode, MemoryUpdate, PromptEncoder, Step
+from videossm.models.videossm.step import Decode, MemoryUpdate, PromptEncoder, Step, TurnKeys
 
 NoiseSource = Callable[[int, int], Tensor]  # (chunk, step) -> [B, F, C, h, w]
 
@@ -32,7 +32,7 @@ class WindowChunk:
 class Surroundings:
     """All that the steps of one chunk see beside its latent; the same for each of them."""
 
-    past: list[Tensor]  # key and value of each block in turn [B, P, D]; P grows until the window is full
+    past: list[Tensor]  # turned key and value of each block in turn [B, P, D]; P grows until the window is full
     slot_position: Tensor  # int64 [P frames]
     frame_position: Tensor  # int64 [F]
     rho: Tensor | None  # [1]; None without a memory
@@ -54,6 +54,7 @@ class ReferenceRollout:
         """`input_ids`, `attention_mask`: int64 [B, L]. `noise`: the Gaussian noise of a chunk's step."""
         self.config, self.noise = model.config, noise
         self.encode_prompt = PromptEncoder(model.text_encoder, model.transformer)
+        self.turn_keys = TurnKeys(model.transformer)
         self.step = Step(model.transformer, model.config)
         self.update_memory = MemoryUpdate()
         self.decode_first = Decode(model.autoencoder.decoder, first=True)
@@ -130,9 +131,13 @@ class ReferenceRollout:
     def _surroundings(self, index: int) -> Surroundings:
         """Of chunk `index`, behind the chunks that the window holds now."""
         rho = max(RHO_MIN, self.chunks_evicted / max(1, self.chunks_made))
-        return Surroundings(self._past(), *self._positions(index), torch.tensor([rho]) if self.memory else None)
+        slot_position, frame_position = self._positions(index)
+        past = self._past()
+        past[::2] = self.turn_keys(slot_position, past[::2])
+        return Surroundings(past, slot_position, frame_position, torch.tensor([rho]) if self.memory else None)
 
     def _past(self) -> list[Tensor]:
+        """Key, not turned, and value of each block in turn."""
         transformer = self.config.transformer
         stride = 4 if transformer.memory else 2  # tensors of a block in `present`
         empty = torch.zeros(self.batch, 0, transformer.dim)

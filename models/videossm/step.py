@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from videossm.models.scans.operators import gated_delta_scan
 from videossm.models.videossm.autoencoder import Decoder, to_uint8
 from videossm.models.videossm.config import ModelConfig
+from videossm.models.videossm.rope import apply_rope
 from videossm.models.videossm.text_encoder import TextEncoder
 from videossm.models.videossm.transformer import Past, Positions, Transformer
 
@@ -29,6 +30,21 @@ class PromptEncoder(nn.Module):
         """int64 [B, L] each to key and value [B, L, D] of every block, in turn."""
         state = self.transformer.prompt_state(self.text_encoder(input_ids, attention_mask))
         return [tensor for pair in state for tensor in pair]
+
+
+class TurnKeys(nn.Module):
+    """The window's keys under the rotary embedding of where they stand now; the same for all passes of a chunk."""
+
+    def __init__(self, transformer: Transformer) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, slot_position: Tensor, keys: list[Tensor]) -> list[Tensor]:
+        """Positions of the slots, int64 [window_frames], and each block's keys [B, P, D], to keys [B, P, D]."""
+        # Angles of an empty slot's -1 are as good as any: the mask hides its tokens.
+        angles = self.transformer.angles(slot_position)
+        heads = self.transformer.config.heads
+        return [apply_rope(key, angles, heads) for key in keys]
 
 
 class Step(nn.Module):
@@ -58,7 +74,7 @@ class Step(nn.Module):
             slot_position: position of each frame slot of the window, int64 [window_frames], -1 where empty.
             frame_position: positions of the chunk's frames, int64 [F].
             prompt: key, value [B, L, D] of each block in turn.
-            past: key, value [B, P, D] of each block in turn, without rotary embedding.
+            past: key, value [B, P, D] of each block in turn, the keys as `TurnKeys` leaves them.
             memory: [B, H, d, d] fp32 of each block; empty without a memory.
             rho: share of evicted frames [1], clamped; None without a memory.
 
@@ -92,8 +108,7 @@ class Step(nn.Module):
         visible = torch.cat([filled, filled.new_ones(tokens)])
         # One row a query, although all are alike: ONNX Runtime's Attention takes no mask that broadcasts there.
         visible = visible.expand(1, 1, tokens, -1)
-        # Angles of an empty slot's -1 are as good as any: the mask hides its tokens.
-        return Positions(model.angles(torch.cat([slot_position, frame_position])), visible)
+        return Positions(model.angles(frame_position), visible)
 
     def _advance(
         self, latent: Tensor, prediction: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Tensor | None

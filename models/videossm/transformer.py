@@ -39,7 +39,7 @@ class Projection:
 class Past:
     """What a block sees of everything before the chunk."""
 
-    key: Tensor  # [B, P, D], without rotary embedding
+    key: Tensor  # [B, P, D], with rotary embedding
     value: Tensor  # [B, P, D]
     memory: Tensor | None  # [B, H, d, d] fp32
 
@@ -48,7 +48,7 @@ class Past:
 class Positions:
     """Rotary angles and the mask, shared by all blocks."""
 
-    # Of the past and of the chunk, fp32 [P + T, pairs]; [B, P + T, pairs] where the chunks of a batch sit apart.
+    # Of the chunk, fp32 [T, pairs]; [B, T, pairs] where the chunks of a batch sit apart.
     angles: Tensor
     visible: Tensor  # bool [1 or B, 1, 1 or T, P + T]: False for the tokens of an empty slot
 
@@ -134,8 +134,8 @@ class Block(nn.Module):
         `prompt`: keys and values [B, L, D]. `rho`: see `Memory.read`; None without a memory.
         """
         _, _, gate1, shift2, scale2, gate2 = (self.modulation + modulation).float().split(1, 1)
-        query = apply_rope(projection.query, positions.angles[..., -x.shape[1] :, :], self.heads)
-        key = apply_rope(torch.cat([past.key, projection.key], 1), positions.angles, self.heads)
+        query = apply_rope(projection.query, positions.angles, self.heads)
+        key = torch.cat([past.key, apply_rope(projection.key, positions.angles, self.heads)], 1)
         value = torch.cat([past.value, projection.value], 1)
         seen = self.self_attn.attention(query, key, value, positions.visible)
         if self.memory and past.memory is not None and rho is not None:

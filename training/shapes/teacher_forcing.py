@@ -12,6 +12,7 @@ from torch import Tensor
 from videossm.models.scans.gated_delta import gated_delta_chunked
 from videossm.models.videossm.config import WindowConfig
 from videossm.models.videossm.memory import RHO_MIN
+from videossm.models.videossm.rope import apply_rope
 from videossm.models.videossm.transformer import Past, Positions, Projection, Transformer
 
 
@@ -79,7 +80,7 @@ def predict(
     past_angles = model.angles(layout.past_position).expand(len(chunk_angles), -1, -1)
     filled = layout.filled.repeat_interleave(tokens, 1)
     visible = torch.cat([filled, filled.new_ones(chunks, x.shape[1])], 1).repeat(batch * (copies + 1), 1)
-    positions = Positions(torch.cat([past_angles, chunk_angles], 1), visible[:, None, None])
+    positions = Positions(chunk_angles, visible[:, None, None])
     prompts = model.prompt_state(text)
     rho = rho.flatten().clamp(RHO_MIN, 1).repeat(copies + 1)
     for block, prompt in zip(model.blocks, prompts, strict=True):
@@ -89,6 +90,7 @@ def predict(
             part.unflatten(0, (batch, chunks))[:, layout.index].flatten(2, 3).flatten(0, 1).repeat(copies + 1, 1, 1)
             for part in (context.key, context.value)
         )
+        key = apply_rope(key, past_angles, block.heads)
         memory = memory_states(context, layout, batch).repeat(copies + 1, 1, 1, 1)
         prompt_rows = tuple(p.repeat_interleave(chunks, 0).repeat(copies + 1, 1, 1) for p in prompt)
         x = block(x, modulation, projection, Past(key, value, memory), prompt_rows, positions, rho)
