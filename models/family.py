@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+
+if TYPE_CHECKING:  # who asks a family for its prompts or its evaluation does without torch
+    from torch import Tensor, nn
 
 # By name: the module that holds FAMILY. Adding a family is a folder and a line here.
 FAMILIES = {"videossm": "videossm.models.videossm.family"}
@@ -125,9 +127,9 @@ class Precision:
 
 
 # (chunk, draw) -> noise [B, ..] of the sample's shape
-NoiseSource = Callable[[int, int], Tensor]
+NoiseSource = Callable[[int, int], "Tensor"]
 # (token ids, mask: int64 [B, L], or None without text; noise) -> clean sample and frames of each chunk
-Reference = Callable[[Tensor | None, Tensor | None, NoiseSource], Iterator[tuple[Tensor, Tensor]]]
+Reference = Callable[["Tensor | None", "Tensor | None", NoiseSource], Iterator[tuple["Tensor", "Tensor"]]]
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from videossm.models.family import Deployment, Family, ModelError
 from videossm.models.shapes.figures import ShapesEvaluation
-from videossm.models.shapes.tokenizer import build_tokenizer
 from videossm.models.shapes.world import random_prompt
-from videossm.models.videossm.checkpoint import WEIGHTS, CheckpointError, load_weights, read_config
 from videossm.models.videossm.config import ConfigError, ModelConfig
-from videossm.models.videossm.deployment import deployment
-from videossm.models.videossm.model import VideoModel, random_model
 from videossm.models.videossm.presets import PRESETS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 EXAMPLES = 64  # prompts of the shapes world that its plans carry
 OPTIONS = {  # of the command line -> field of the config
@@ -42,6 +40,10 @@ HELP = {
 
 def load(source: str, options: Mapping[str, Any], random_weights: bool) -> Deployment:
     """The preset or checkpoint `source` as a deployment. Raises ModelError."""
+    from videossm.models.videossm.checkpoint import load_weights
+    from videossm.models.videossm.deployment import deployment
+    from videossm.models.videossm.model import VideoModel, random_model
+
     config, checkpoint, tokenizer = _find(source, random_weights)
     config = _changed(config, options, random_weights)
     if checkpoint is None:
@@ -61,6 +63,9 @@ def _is_file(name: str) -> bool:
 
 def _find(source: str, random_weights: bool) -> tuple[ModelConfig, Path | None, Tokenizer]:
     """The config, where its weights come from (None: random ones), and the tokenizer."""
+    from videossm.models.shapes.tokenizer import build_tokenizer
+    from videossm.models.videossm.checkpoint import WEIGHTS, CheckpointError, read_config
+
     if source in PRESETS and random_weights:
         return PRESETS[source](), None, build_tokenizer()
     checkpoint = WEIGHTS / f"{source}.safetensors" if source in PRESETS else Path(source)
@@ -93,6 +98,11 @@ def _changed(config: ModelConfig, options: Mapping[str, Any], random_weights: bo
 
 def _tokenizer(checkpoint: Path, config: ModelConfig) -> Tokenizer:
     """`tokenizer.json` beside the checkpoint; without one, that of the shapes vocabulary."""
+    from tokenizers import Tokenizer
+
+    from videossm.models.shapes.tokenizer import build_tokenizer
+    from videossm.models.videossm.checkpoint import CheckpointError
+
     file = checkpoint.with_name("tokenizer.json")
     try:
         tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else build_tokenizer()
