@@ -107,12 +107,20 @@ def _change(module: ModuleType, name: str, replacement: Callable[..., Any]) -> C
             f"{module.__name__}.{name}: got {function!r}, expected a Python function without a closure; install a "
             "version of the library that has one"
         )
-    before = function.__code__, function.__defaults__, function.__kwdefaults__
+    before = function.__code__, function.__defaults__, function.__kwdefaults__, function.__dict__
 
-    def change(code: CodeType, defaults: tuple[Any, ...] | None, keyword_defaults: dict[str, Any] | None) -> None:
+    def change(
+        code: CodeType,
+        defaults: tuple[Any, ...] | None,
+        keyword_defaults: dict[str, Any] | None,
+        attributes: dict[str, Any],
+    ) -> None:
         function.__code__, function.__defaults__, function.__kwdefaults__ = code, defaults, keyword_defaults
+        function.__dict__ = attributes
 
-    change(replacement.__code__, None, None)
+    # Callers read the signature: transformers passes on only the arguments that it has.
+    signature = inspect.signature(function)
+    change(replacement.__code__, None, None, {**function.__dict__, "__signature__": signature})
     return lambda: change(*before)
 
 
