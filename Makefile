@@ -10,7 +10,7 @@ START := $(shell date +%s)
 TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test test-all lint ruff types bench bench-quantization plugins wheel pythons clean
+.PHONY: help install libraries demo test test-all lint ruff types bench bench-quantization plugins wheel pythons clean
 
 help:
 	@echo "make demo    a video of '$(PROMPT)' in out/demo.mp4"
@@ -25,6 +25,7 @@ help:
 	@echo "make clean   removes what make made, but for .venv"
 
 install: .venv/package.stamp
+libraries: .venv/scans.stamp
 
 .venv/requirements.stamp: requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("python: got %d.%d, expected 3.10 or later; \
@@ -38,15 +39,21 @@ install: .venv/package.stamp
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
+# mamba-ssm of pure Python: nothing is compiled, and no wheel built elsewhere is looked for.
+.venv/scans.stamp: .venv/requirements.stamp requirements/scans.txt
+	@MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE \
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -r requirements/scans.txt
+	@touch $@
+
 demo: install
 	@$(TIMED); mkdir -p out; \
 	$(BIN)/videossm-export shapes -o out/engine.plan; \
 	$(BIN)/videossm-run out/engine.plan --prompt "$(PROMPT)" --seconds 5 -o out/demo.mp4
 
-test: install
+test: install libraries
 	@$(TIMED); $(BIN)/pytest $(PARALLEL) -m "not slow" --durations=10
 
-test-all: install
+test-all: install libraries
 	@$(TIMED); $(BIN)/pytest $(PARALLEL) --durations=10
 	@$(MAKE) --no-print-directory pythons
 

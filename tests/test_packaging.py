@@ -109,7 +109,8 @@ def test_the_wheel_declares_its_commands_and_extras(wheel: Path, metadata: Messa
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         lines = archive.read(name).decode().splitlines()
     assert {line.split(" = ")[0] for line in lines if " = " in line} == COMMANDS
-    assert set(metadata.get_all("Provides-Extra", [])) == {"export", "tokenizers", "wan", "rtx", "trt", "gpu", "dev"}
+    extras = {"export", "tokenizers", "mamba", "wan", "rtx", "trt", "gpu", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert metadata["License-File"] == "LICENSE"
 
 
@@ -122,11 +123,14 @@ def test_shipped_weights_are_small() -> None:
 
 
 def test_what_the_tests_need_is_pinned(metadata: Message) -> None:
-    lines = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8").splitlines()
+    files = [(ROOT / "requirements" / name).read_text(encoding="utf-8") for name in ("dev.txt", "scans.txt")]
+    lines = "\n".join(files).splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     assert all(str(pin.specifier).startswith("==") for pin in pins)
     wanted = [
-        line for line in map(Requirement, metadata.get_all("Requires-Dist", [])) if applies(line, ("export", "dev"))
+        line
+        for line in map(Requirement, metadata.get_all("Requires-Dist", []))
+        if applies(line, ("export", "dev", "mamba"))
     ]
     for requirement in wanted:
         (pin,) = (pin for pin in pins if pin.name == requirement.name and applies(pin, ()))

@@ -1,0 +1,7 @@
+"""What is refused before a scan is run."""
+
+from __future__ import annotations
+
+
+class CaptureError(ValueError):
+    """A call that no scan operator can express, or a shape that it cannot have; the message is one line."""
