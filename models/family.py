@@ -7,6 +7,7 @@ runtime makes of it, is in docs/plan-format.md; these classes are its counterpar
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -211,7 +212,8 @@ def known_family(name: str) -> Family | None:
 def find_family(source: str, named: str | None = None) -> Family:
     """The family of a preset or checkpoint. `named`: one of FAMILIES, or the user's own as package.module:name.
 
-    What `package.module:name` holds is a Family, a Deployment, or a function as `Family.load`. Raises ModelError.
+    What `package.module:name` holds is a Family, a Deployment, a function without arguments that makes one, or a
+    function as `Family.load`. Scans of known libraries are captured while it is imported. Raises ModelError.
     """
     if named is not None:
         return known_family(named) or _imported(named)
@@ -231,7 +233,10 @@ def _imported(named: str) -> Family:
     try:
         if not colon:
             raise ImportError("no colon")
-        found = getattr(importlib.import_module(module), attribute)
+        from videossm.models.scans.capture import captured_scans
+
+        with captured_scans():
+            found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         known = ", ".join(FAMILIES)
         raise ModelError(
@@ -242,6 +247,8 @@ def _imported(named: str) -> Family:
         return found
     if isinstance(found, Deployment):
         return Family(named, (), lambda source: True, lambda source, options, random: found)
+    if callable(found) and not inspect.signature(found).parameters:
+        return Family(named, (), lambda source: True, lambda source, options, random: found())
     if callable(found):
         return Family(named, (), lambda source: True, found)
     raise ModelError(f"--family: got {named}, a {type(found).__name__}, expected a Family, a Deployment or a function")

@@ -1,13 +1,15 @@
-"""A causal video model of one's own: Mamba layers over the tokens of all frames, in the order of time and then space.
+"""A model of one's own, exported: `videossm-export own_model --family own_model:deployment -o own.plan`, here.
 
-Each chunk of frames is denoised from the states that the chunks before it left, so a video may be endless. Weights are
-random: it shows the shapes, not pictures. Needs `mamba-ssm`, which may be without CUDA (docs/scans-captured.md).
+It is a causal video model of Mamba layers over the tokens of all frames, in the order of time and then space. Each
+chunk of frames is denoised from the states that the chunks before it left, so a video may be endless. Weights are
+random: it shows the way, not pictures. Needs `mamba-ssm`, which may be without CUDA (docs/scans-captured.md).
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from videossm.models.family import Deployment, Engine, Pass, State, Stream
 from videossm.models.scans.capture import captured_scans
 from videossm.models.scans.mamba import mamba_chunk, mamba_states
 
@@ -57,3 +59,28 @@ class Decode(nn.Module):
         large = F.interpolate(colours.flatten(0, 1), scale_factor=self.scale, mode="nearest")
         pixels = ((large + 1) * 127.5).round().to(torch.uint8)
         return pixels.unflatten(0, colours.shape[:2]).permute(0, 1, 3, 4, 2)
+
+
+def deployment() -> Deployment:
+    """What a plan says of it: chunks of 4 frames of 32x32 pixels, four passes, each with states of its own."""
+    torch.manual_seed(0)
+    model, levels = MambaVideo().eval(), [1.0, 0.75, 0.5, 0.25, 0.0]
+    states = model.first_states(batch=1)
+    names = [f"{kind}.{layer}" for layer in range(len(states) // 2) for kind in ("conv", "scan")]
+    sample = torch.empty(1, 4, 4, 4, 4)
+    step = Engine(
+        "step",
+        model,
+        (sample, torch.ones(1), torch.ones(1), *states),
+        inputs={"sample": "sample", "sigma": "pass.sigma", "sigma_next": "pass.sigma_next"}
+        | {name: f"state.{name}" for name in names},
+        outputs={"sample_next": "sample"} | {f"{name}.next": f"state.{name}" for name in names},
+    )
+    decoder = Engine("decoder", Decode(), (sample,), {"latents": "clean"}, {"frames": "frames"}, when="after")
+    return Deployment(
+        name="own-model",
+        stream=Stream(batch=1, fps=8, height=32, width=32, first_frames=4, later_frames=4),
+        engines=[step, decoder],
+        states={name: State("carry", per_pass=True) for name in names},
+        passes=[Pass("step", {"sigma": a, "sigma_next": b}) for a, b in zip(levels, levels[1:], strict=False)],
+    )
