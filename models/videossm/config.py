@@ -38,13 +38,6 @@ class TransformerConfig:
     prediction: str = "flow"
     # Off: plain windowed attention, exactly Wan's block. Its weights are then a subset.
     memory: bool = True
-    # Open in the paper; each has one value that is implemented, so that a checkpoint trained otherwise
-    # is refused by name instead of being run wrongly.
-    eviction: str = "token"  # what leaves the window enters the memory token by token, not as an average
-    gates: str = "head"  # a decay and a beta a head: a d-wide beta fits no delta rule
-    memory_rope: bool = False  # the memory's keys carry no position
-    router_rho: str = "evicted"  # evicted / seen frames: the paper's (t + 1) / T needs a fixed length T
-    fusion: str = "before_o"  # the read-out joins the attention's before the output projection
 
     @property
     def head_dim(self) -> int:
@@ -225,14 +218,6 @@ def validate(config: ModelConfig) -> None:
     patch_is_right = len(transformer.patch) == 3 and transformer.patch[0] == 1 and min(transformer.patch) >= 1
     need(patch_is_right, "patch", transformer.patch, "(1, rows, columns)")
     need(transformer.freq_dim % 2 == 0, "freq_dim", transformer.freq_dim, "an even number")
-    for name, only in (
-        ("eviction", "token"),
-        ("gates", "head"),
-        ("memory_rope", False),
-        ("router_rho", "evicted"),
-        ("fusion", "before_o"),
-    ):
-        need(getattr(transformer, name) == only, name, getattr(transformer, name), only)
     for side, patch in (("height", transformer.patch[1]), ("width", transformer.patch[2])):
         unit = config.autoencoder.scale * patch
         got = getattr(config, side)
