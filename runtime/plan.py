@@ -64,7 +64,7 @@ class Plan:
 def write_manifest(directory: Path, values: Mapping[str, Any], hashed: Mapping[str, File] | None = None) -> Plan:
     """Hashes every file in `directory`, those in folders too, and writes manifest.json. Returns the plan, as if opened.
 
-    `values` is the whole manifest but for `files` and `checksum`. `hashed`: files by name that have not changed since
+    `values` is the whole manifest; `files` and `checksum` are made anew. `hashed`: files by name that have not changed since
     their hash was taken, so that it need not be taken again. Raises PlanError when the manifest does not hold
     together; then nothing is written.
     """
@@ -75,7 +75,8 @@ def write_manifest(directory: Path, values: Mapping[str, Any], hashed: Mapping[s
         if path.is_file() and name != MANIFEST_FILE:
             sha256 = known[name].sha256 if name in known else _sha256(path)
             files[name] = {"sha256": sha256, "size_bytes": path.stat().st_size}
-    text = json.dumps({**values, "files": files, "checksum": _NO_DIGITS}, indent=1) + "\n"
+    others = {name: value for name, value in values.items() if name not in ("files", "checksum")}
+    text = json.dumps({**others, "files": files, "checksum": _NO_DIGITS}, indent=1) + "\n"
     before, after = text[: -len(_NO_DIGITS + _END)].encode(), _END
     content = before + (hashlib.sha256(before).hexdigest() + after).encode()
     manifest = _parse(content)

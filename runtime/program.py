@@ -316,7 +316,9 @@ def buffer_bytes(manifest: Manifest) -> int:
     rewritten = [state.name for state in manifest.states if state.kind == "carry"]
     doubled = sum(tensor.size_bytes for name, tensor in kept.items() if name.partition("@")[0] in rewritten)
     written = sum(state.size_bytes for state in manifest.states if state.kind != "carry")
-    return controls + zeros + scalars + 2 * sample + frames + sum(t.size_bytes for t in kept.values()) + doubled + written
+    return (
+        controls + zeros + scalars + 2 * sample + frames + sum(t.size_bytes for t in kept.values()) + doubled + written
+    )
 
 
 def _writes(manifest: Manifest, engine: str, target: str) -> bool:

@@ -113,7 +113,9 @@ def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[
             header = _read_header(path, manifest, file.metadata() or {})
         found = dict(deserialize(path.read_bytes()))
     except (SafetensorError, OSError) as error:
-        raise StateError(f"state: got {path} truncated or damaged ({_shown(error)}); resume from another one") from error
+        raise StateError(
+            f"state: got {path} truncated or damaged ({_shown(error)}); resume from another one"
+        ) from error
     for name in sorted(kept.keys() ^ found.keys()):
         got, expected = ("none", "one") if name in kept else ("one", "none")
         what = f"state: {path}: tensor {_shown(name)}"

@@ -206,10 +206,11 @@ def _roll(
     stream = plan.manifest.stream
     begun = {"start_s": stream.start_s(first), "prompt": rollout.prompts[0]} if rollout.prompts else None
     report = Report(plan.name, rollout.seeds, [begun] if begun else [], first, save_state)
-    report.prompts += [{"start_s": stream.start_s(chunk), "prompt": text} for chunk, text in sorted(switches.items())]
     width, first_frame = stream.width * stream.batch, stream.frames_before(first)
     prompts = {chunk: _for_batch(plan, text) for chunk, text in switches.items()}
     interrupt.rollout = rollout
+    if interrupt.seen:  # while the engines were loaded
+        rollout.cancel()
     started = perf_counter()
     with open_sink(output, width, stream.height, stream.fps, first_frame) as sink:
         try:
@@ -220,6 +221,8 @@ def _roll(
                     report.time_to_first_frame_s = report.time_to_first_frame_s or process_age_s()
                     if save_state is not None:
                         rollout.save(save_state)
+                    if chunk.index in switches:
+                        report.prompts.append({"start_s": chunk.start_s, "prompt": switches[chunk.index]})
                     report.chunks += 1
                     report.frames += len(frames)
                     bar.update()
