@@ -37,8 +37,8 @@ _READABLE = {
 # Kinds of states that an engine may read and write, by when it runs.
 _READ_KINDS = {
     "pass": ("prompt", "chunk", "ring", "carry"),
-    "prompt": (),
-    "before": ("prompt", "ring", "carry"),
+    "prompt": ("prompt",),
+    "before": ("prompt", "chunk", "ring", "carry"),
     "evict": ("prompt", "carry"),
     "after": ("prompt", "carry"),
 }
@@ -52,8 +52,12 @@ def check_contract(manifest: Manifest) -> None:
     _check_window(manifest)
     _check_states(manifest)
     runs = list(_runs(manifest))
+    checked = set()
     for run in runs:
-        _check_run(manifest, run)
+        if (run.moment, run.name) not in checked:  # a plan may have thousands of passes of one engine
+            checked.add((run.moment, run.name))
+            _check_run(manifest, run)
+        _check_scalars(run)
     _check_passes(manifest)
     _check_frames(manifest)
     _check_writers(manifest, runs)
@@ -170,6 +174,14 @@ def _check_run(manifest: Manifest, run: _Run) -> None:
         _check_output(manifest, run, output, f"{where}.outputs.{index}")
 
 
+def _check_scalars(run: _Run) -> None:
+    for index, tensor in enumerate(run.engine.inputs):
+        scalar = tensor.source.removeprefix("pass.")
+        if scalar != tensor.source and scalar not in run.scalars:
+            field = run.where.replace(".engine", ".scalars")
+            raise _fail(field, f"no {scalar}", f"the scalar that engines.{run.name}.inputs.{index} reads")
+
+
 def _check_input(manifest: Manifest, run: _Run, tensor: Input, where: str) -> None:
     source, stream = tensor.source, manifest.stream
     state = _state(manifest, source, f"{where}.source")
@@ -188,9 +200,6 @@ def _check_input(manifest: Manifest, run: _Run, tensor: Input, where: str) -> No
     if scalar:
         if run.moment != "pass":
             raise _fail(f"{where}.source", source, "a scalar of a pass in passes alone")
-        if scalar[1] not in run.scalars:
-            field = run.where.replace(".engine", ".scalars")
-            raise _fail(field, f"no {scalar[1]}", f"the scalar that {where} reads")
         _check_type(where, tensor, "float32", (1,))
         return
     if source not in {s for s in SOURCES if "<" not in s}:
@@ -278,9 +287,13 @@ def _check_frames(manifest: Manifest) -> None:
 
 def _check_writers(manifest: Manifest, runs: list[_Run]) -> None:
     """Each state has one writer, and is read only after it has been written."""
+    writers: dict[str, list[_Run]] = {}
+    for run in runs:
+        for tensor in run.engine.outputs:
+            writers.setdefault(tensor.target, []).append(run)
     for index, state in enumerate(manifest.states):
         where, target = f"states.{index}", f"state.{state.name}"
-        writing = [run for run in runs if any(tensor.target == target for tensor in run.engine.outputs)]
+        writing = writers.get(target)
         if not writing:
             raise _fail(where, f"{state.name}, which nothing writes", "an output with it as target")
         moments = {run.moment for run in writing}
@@ -288,7 +301,7 @@ def _check_writers(manifest: Manifest, runs: list[_Run]) -> None:
             raise _fail(where, f"{state.name}, which is written {' and '.join(sorted(moments))}", "one writer")
         (moment,) = moments
         if moment == "pass":
-            _check_written_in_passes(manifest, state, where, target)
+            _check_written_in_passes(manifest, state, where, writing)
         elif moment == "after":
             for chunk in ("after_first", "after_later"):
                 writers = [name for name in manifest.called("after", chunk) if _writes(manifest, name, target)]
@@ -312,16 +325,17 @@ def _check_order(manifest: Manifest, run: _Run, written: set[str]) -> None:
             raise _fail(field, tensor.source, "a state that an earlier call has written")
 
 
-def _check_written_in_passes(manifest: Manifest, state: State, where: str, target: str) -> None:
+def _check_written_in_passes(manifest: Manifest, state: State, where: str, writing: list[_Run]) -> None:
+    names = {run.name for run in writing}
     if state.per_pass:
         for index, each in enumerate(manifest.passes):
-            if not _writes(manifest, each.engine, target):
+            if each.engine not in names:
                 raise _fail(f"passes.{index}.engine", each.engine, f"one that writes {state.name}, as it is per_pass")
         return
     last = manifest.passes[-1]
     if not last.commits:
         raise _fail(where, f"{state.name}, which passes write and none commits", "a last pass that commits")
-    if not _writes(manifest, last.engine, target):
+    if last.engine not in names:
         raise _fail(where, f"{state.name}, which {last.engine} does not write", "one that the committing pass writes")
 
 

@@ -20,6 +20,7 @@ REPORT_FILE = "report.json"
 SAMPLE = ":sample"  # of the window's clean samples in a state file: no state can have that name
 REPORT_FOLDER = "report"  # of its pictures and page; the only folder in a plan
 
+_MOST_FRAMES = 2.0**48  # of a stream; seconds that are more of them are as good as endless
 # A bare file name: no separators, no drive, not hidden, not "..".
 _BARE = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 FileName = Annotated[str, Field(pattern=rf"^{_BARE}$", max_length=200)]
@@ -145,7 +146,7 @@ class Stream(_Part):
 
     def chunk_at(self, seconds: float) -> int:
         """The first chunk that starts at `seconds` or later."""
-        frames = seconds * self.fps - 1e-6
+        frames = min(seconds * self.fps, _MOST_FRAMES) - 1e-6
         if frames <= 0:
             return 0
         return 1 + max(0, -int(-(frames - self.first_frames) // self.later_frames))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from videossm.runtime.manifest import MANIFEST_FILE, REPORT_FOLDER, SCHEMA_VERSI
 
 _BLOCK_BYTES = 1 << 20
 _MOST_BYTES = 1 << 26  # of a manifest: that of the largest model known has a hundredth
+_MOST_SHOWN = 200  # characters of a manifest's own words in a message
 _NO_DIGITS = "0" * 64
 _END = '"\n}\n'  # of every manifest, after the digits of its checksum
 
@@ -62,7 +64,7 @@ class Plan:
 def write_manifest(directory: Path, values: Mapping[str, Any], hashed: Mapping[str, File] | None = None) -> Plan:
     """Hashes every file in `directory`, those in folders too, and writes manifest.json. Returns the plan, as if opened.
 
-    `values` is the whole manifest but for `files` and `checksum`. `hashed`: files by name that have not changed since
+    `values` is the whole manifest; `files` and `checksum` are made anew. `hashed`: files by name that have not changed since
     their hash was taken, so that it need not be taken again. Raises PlanError when the manifest does not hold
     together; then nothing is written.
     """
@@ -73,7 +75,8 @@ def write_manifest(directory: Path, values: Mapping[str, Any], hashed: Mapping[s
         if path.is_file() and name != MANIFEST_FILE:
             sha256 = known[name].sha256 if name in known else _sha256(path)
             files[name] = {"sha256": sha256, "size_bytes": path.stat().st_size}
-    text = json.dumps({**values, "files": files, "checksum": _NO_DIGITS}, indent=1) + "\n"
+    others = {name: value for name, value in values.items() if name not in ("files", "checksum")}
+    text = json.dumps({**others, "files": files, "checksum": _NO_DIGITS}, indent=1) + "\n"
     before, after = text[: -len(_NO_DIGITS + _END)].encode(), _END
     content = before + (hashlib.sha256(before).hexdigest() + after).encode()
     manifest = _parse(content)
@@ -110,7 +113,9 @@ def _read_manifest(folder: Path) -> Manifest:
 
 def _parse(content: bytes) -> Manifest:
     try:
-        values = json.loads(content)
+        values = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{MANIFEST_FILE}: got no valid JSON ({error}); copy or export the plan again") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
@@ -124,6 +129,23 @@ def _parse(content: bytes) -> Manifest:
     _check_sum(manifest, content)
     check_contract(manifest)
     return manifest
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers of JSON differ in which of two equal keys they take."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:60]!r} twice in one object")
+    return values
+
+
+def _finite(text: str) -> float:
+    """JSON has no NaN and no infinity, though Python reads them."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]}, which is no finite number")
+    return value
 
 
 def _check_sum(manifest: Manifest, content: bytes) -> None:
@@ -140,6 +162,7 @@ def _check_sum(manifest: Manifest, content: bytes) -> None:
 def _first_error(error: ValidationError) -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the whole"
+    field = " ".join(field.split())[:_MOST_SHOWN]
     got = repr(first["input"])
     got = got if len(got) <= 60 else got[:57] + "..."
     if first["type"] == "extra_forbidden":

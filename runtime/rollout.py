@@ -19,9 +19,10 @@ from videossm.runtime.chunk import Chunk
 from videossm.runtime.errors import PromptError, StateError, UserError
 from videossm.runtime.noise import noise
 from videossm.runtime.plan import Plan
+from videossm.runtime.preflight import require_memory
 from videossm.runtime.program import Program
 from videossm.runtime.prompt import PromptTokenizer
-from videossm.runtime.state import StateHeader, check_tensors, load_state, save_state
+from videossm.runtime.state import StateHeader, check_header, check_tensors, load_state, save_state
 from videossm.runtime.window import Ring
 
 
@@ -49,8 +50,8 @@ class _Prompts:
 class Rollout:
     """An iterator over the chunks of a video: `for chunk in Rollout(plan, prompt)`. A clip ends, a stream does not.
 
-    One thread iterates, saves and forks; `cancel` and `set_prompt` may be called from any other. An exception
-    that cuts a change of the state in two makes it refuse to go on (StateError). Closed by `with` or `close`.
+    One thread iterates, saves and forks; `cancel` and `set_prompt` may be called from any other. After an exception in
+    the middle of a change of the state it refuses to go on (StateError). Closed by `with` or `close`.
     """
 
     def __init__(
@@ -78,17 +79,23 @@ class Rollout:
         self._prompts: _Prompts | None = None  # in force
         if prompt is not None or manifest.text:
             self.set_prompt(() if prompt is None else prompt)  # before the engines load: a wrong one is told at once
-        self._owned = None if backend else open_backend(manifest, device, threads, provider)
-        self._backend: Backend = backend or self._owned  # type: ignore[assignment]
-        engines = {
-            name: self._backend.load(name, spec, plan.path / spec.file) for name, spec in manifest.engines.items()
-        }
-        self._program = Program(manifest, self._backend, engines)
         self._ring = Ring(manifest.window) if manifest.window else None
         self._chunk = 0
         self._torn = False  # the buffers lie between two chunks
-        self._made = False  # a chunk, since the start or the last restore
+        self._made = False  # the buffers hold the sample of the last chunk
         self._cancelled = threading.Event()
+        self._closed = threading.Event()  # of this rollout and all its forks
+        self._owned = None if backend else open_backend(manifest, device, threads, provider)
+        self._backend: Backend = backend or self._owned  # type: ignore[assignment]
+        try:
+            require_memory(manifest, self._backend.device)
+            engines = {
+                name: self._backend.load(name, spec, plan.path / spec.file) for name, spec in manifest.engines.items()
+            }
+            self._program = Program(manifest, self._backend, engines)
+        except BaseException:
+            self.close()
+            raise
 
     def __iter__(self) -> Rollout:
         return self
@@ -100,15 +107,16 @@ class Rollout:
         self.close()
 
     def close(self) -> None:
-        """Gives back what the rollout took of the device; forks of it end with it. Chunks keep their frames."""
+        """Gives back what the rollout took of the device, and ends its forks. Frames that were read stay."""
         if self._owned is not None:
+            self._closed.set()
             self._owned.close()
 
     def __next__(self) -> Chunk:
         """The next chunk, queued. After `cancel` it stops once; the call after that makes the same chunk anew."""
         self._check_whole()
         self._stop_if_cancelled()
-        if self._chunk == self.plan.manifest.stream.chunks:
+        if self._ended:
             raise StopIteration
         self._switch_prompt()
         self._denoise()
@@ -145,6 +153,8 @@ class Rollout:
         Raises UserError for another shape, and for a plan whose passes each keep a state.
         """
         self._check_whole()
+        if self._ended:
+            raise UserError(f"sample: got one after the {self._chunk} chunks of the clip, expected none; start another")
         if not self._program.takes_samples:
             raise UserError("sample: got one for a plan whose passes keep states, expected none; make the chunk")
         if sample.shape != self._program.sample_shape:
@@ -169,7 +179,10 @@ class Rollout:
 
     @property
     def sample(self) -> NDArray[Any]:
-        """The clean sample [B, ..] of the last chunk, a copy. Raises StateError where none was made yet."""
+        """The clean sample [B, ..] of the chunk that was made last, a copy.
+
+        Raises StateError where the buffers hold none: before the first chunk, after a restore or a cancelled chunk.
+        """
         self._check_whole()
         if not self._made:
             raise StateError("rollout: got no chunk yet, expected one; call next(rollout) first")
@@ -209,7 +222,8 @@ class Rollout:
     def snapshot(self) -> Snapshot:
         """The state of the stream as it is now."""
         self._check_whole()
-        prompts, pending = self._prompts, self._pending
+        with self._lock:
+            prompts, pending = self._prompts, self._pending
         header = StateHeader(
             prompts=prompts.texts if prompts else [],
             next_prompts=pending.texts if pending else None,
@@ -243,7 +257,11 @@ class Rollout:
         header, tensors = load_state(path, plan.manifest)
         prompts = header.next_prompts or header.prompts or None
         rollout = cls(plan, prompts, header.seeds, device, threads, provider=provider)
-        rollout._restore(f"state: {path}", Snapshot(header, tensors))
+        try:
+            rollout._restore(f"state: {path}", Snapshot(header, tensors))
+        except BaseException:
+            rollout.close()
+            raise
         return rollout
 
     def fork(self) -> Rollout:
@@ -257,7 +275,9 @@ class Rollout:
         return other
 
     def _restore(self, where: str, snapshot: Snapshot) -> None:
+        self._check_open()
         header, buffers = snapshot.header, self._program.state()
+        check_header(where, header, self.plan.manifest)
         check_tensors(where, snapshot.tensors, {name: (b.shape, b.dtype) for name, b in buffers.items()})
         following, prompts = (
             _Prompts(texts, *self._tokenizer.encode(texts)) if texts and self._tokenizer else None
@@ -301,6 +321,7 @@ class Rollout:
 
     def _denoise(self) -> None:
         """From noise to the clean sample. Raises StopIteration when cancelled."""
+        self._made = False
         self._prepare(self._chunk)
         self._program.start(self._noise(0))
         for index, each in enumerate(self.plan.manifest.passes):
@@ -338,7 +359,17 @@ class Rollout:
         shape = self._program.sample_shape[1:]
         return np.stack([noise(seed, self._chunk, draw, shape) for seed in self.seeds])
 
+    @property
+    def _ended(self) -> bool:
+        """Is the clip over?"""
+        return self._chunk == self.plan.manifest.stream.chunks
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise StateError("rollout: got a closed one, expected an open one; make another, or resume a saved state")
+
     def _check_whole(self) -> None:
+        self._check_open()
         if self._torn:
             raise StateError(
                 "rollout: interrupted within a chunk, whose state is lost, expected a whole one; "

@@ -64,8 +64,8 @@ def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | flo
     yield f"{manifest.name}  {manifest.precision}, {manifest.backend}, lowering {manifest.lowering}  {plan.path}"
     yield f"identity   {plan.identity}"
     yield f"stream id  {manifest.stream_identity}"
-    frames = {stream.first_frames, stream.later_frames}
-    lengths = " frames first, then ".join(map(str, sorted(frames)))
+    frames = list(dict.fromkeys([stream.first_frames, stream.later_frames]))
+    lengths = " frames first, then ".join(map(str, frames))
     length = "an endless stream" if stream.chunks is None else f"a clip of {stream.chunks} chunks"
     yield (
         f"stream     {length}, {stream.width}x{stream.height} at {stream.fps:g} frames/s, batch {stream.batch}; a chunk "

@@ -114,6 +114,7 @@ def run(
         if prompt is not None:
             rollout.set_prompt(_for_batch(opened, prompt))
     with rollout:
+        length = _length(opened, seconds, chunks, endless=output == "-", first=rollout.next_index)
         _check_times(rollout, switches, length)
         report = _roll(rollout, length, switches, output, save_state, interrupt)
     if as_json:
@@ -124,8 +125,8 @@ def run(
         context.exit(INTERRUPTED)
 
 
-def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool) -> int | None:
-    """Chunks to make; None for no end, or that of a clip."""
+def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool, first: int = 0) -> int | None:
+    """Chunks to make from chunk `first` on; None for no end, or that of a clip."""
     if seconds is not None and chunks is not None:
         raise UserError("--seconds: got --chunks as well, expected one of them; leave one out")
     if chunks is not None:
@@ -138,7 +139,8 @@ def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool
         seconds = _DEFAULT_SECONDS
     if not (math.isfinite(seconds) and seconds > 0):
         raise UserError(f"--seconds: got {seconds:g}, expected more than 0; give a length")
-    return max(1, plan.manifest.stream.chunk_at(seconds))
+    stream = plan.manifest.stream
+    return max(1, stream.chunk_at(stream.start_s(first) + seconds) - first)
 
 
 def _check_new(output: str) -> None:
@@ -182,11 +184,12 @@ def _check_prompts(plan: Plan, texts: Iterable[str]) -> None:
 
 def _check_times(rollout: Rollout, switches: Iterable[int], length: int | None) -> None:
     """Every one of `switches` is a chunk of this run."""
-    first, start_s = rollout.next_index, rollout.plan.manifest.stream.start_s
-    end = math.inf if length is None else first + length
+    first, stream = rollout.next_index, rollout.plan.manifest.stream
+    start_s = stream.start_s
+    end = min(math.inf if length is None else first + length, stream.chunks or math.inf)
     for chunk in switches:
         if not first <= chunk < end:
-            last = "the end" if length is None else f"{start_s(first + length - 1):g} s"
+            last = "the end" if math.isinf(end) else f"{start_s(int(end) - 1):g} s"
             expected = f"from {start_s(first):g} to {last}, where this run's chunks start"
             raise UserError(f"--prompt-at: got {start_s(chunk):g} s, expected {expected}; change it or the length")
 
@@ -203,10 +206,11 @@ def _roll(
     stream = plan.manifest.stream
     begun = {"start_s": stream.start_s(first), "prompt": rollout.prompts[0]} if rollout.prompts else None
     report = Report(plan.name, rollout.seeds, [begun] if begun else [], first, save_state)
-    report.prompts += [{"start_s": stream.start_s(chunk), "prompt": text} for chunk, text in sorted(switches.items())]
     width, first_frame = stream.width * stream.batch, stream.frames_before(first)
     prompts = {chunk: _for_batch(plan, text) for chunk, text in switches.items()}
     interrupt.rollout = rollout
+    if interrupt.seen:  # while the engines were loaded
+        rollout.cancel()
     started = perf_counter()
     with open_sink(output, width, stream.height, stream.fps, first_frame) as sink:
         try:
@@ -217,6 +221,8 @@ def _roll(
                     report.time_to_first_frame_s = report.time_to_first_frame_s or process_age_s()
                     if save_state is not None:
                         rollout.save(save_state)
+                    if chunk.index in switches:
+                        report.prompts.append({"start_s": chunk.start_s, "prompt": switches[chunk.index]})
                     report.chunks += 1
                     report.frames += len(frames)
                     bar.update()

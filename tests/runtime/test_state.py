@@ -13,8 +13,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from videossm.runtime import Plan, Rollout, StateError
-from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
-from videossm.runtime.state import load_state
 
 
 @pytest.fixture
@@ -49,9 +47,9 @@ def refused(plan, path):
 
 def test_metadata_says_what_it_is_of(tiny_plan, state):
     metadata = metadata_of(state)
-    assert metadata["plan"] == tiny_plan.identity and metadata["plan_name"] == "tiny"
-    assert metadata["format_version"] == "1"
-    header = {"prompts": ["a red circle"], "next_prompts": None, "seeds": [0], "chunk": 5}
+    assert metadata["stream_identity"] == tiny_plan.manifest.stream_identity and metadata["plan_name"] == "tiny"
+    assert metadata["format_version"] == "2"
+    header = {"prompts": ["a red circle"], "next_prompts": None, "seeds": ["0"], "chunk": "5"}
     assert json.loads(metadata["rollout"]) == header
 
 
@@ -79,24 +77,28 @@ def test_not_even_safetensors(tiny_plan, state):
 def test_other_plan(build_plan, tiny_plan, state):
     other = build_plan("other", fps=12.0)
     message = refused(other, state)
-    assert f"plan: got one of the plan 'tiny' ({tiny_plan.identity[:12]})" in message
-    assert f"expected one of 'other' ({other.identity[:12]})" in message
+    assert f"stream_identity: got one of 'tiny' ({tiny_plan.manifest.stream_identity[:12]})" in message
+    assert f"expected one of 'other' ({other.manifest.stream_identity[:12]})" in message
 
 
 def test_newer_format(tiny_plan, state):
-    rewrite(state, lambda metadata: metadata.update(format_version="2"))
-    assert "format_version: got 2, expected 1" in refused(tiny_plan, state)
+    rewrite(state, lambda metadata: metadata.update(format_version="3"))
+    assert "format_version: got 3, expected 2" in refused(tiny_plan, state)
 
 
 @pytest.mark.parametrize(
     ("field", "broken"),
     [
-        ("chunk", {"chunk": "5"}),
-        ("chunk", {"chunk": -1}),
-        ("chunk", {"chunk": 2**48}),
+        ("chunk", {"chunk": 5}),
+        ("chunk", {"chunk": "-1"}),
+        ("chunk", {"chunk": "05"}),
+        ("chunk", {"chunk": str(2**48)}),
+        ("chunk", {"chunk": "9" * 5000}),
         ("seeds", {"seeds": []}),
-        ("seeds", {"seeds": [0, 1]}),
-        ("seeds.0", {"seeds": [2**64]}),
+        ("seeds", {"seeds": ["0", "1"]}),
+        ("seeds.0", {"seeds": [str(2**64)]}),
+        ("seeds.0", {"seeds": ["0x1"]}),
+        ("seeds.0", {"seeds": [0]}),
         ("prompts", {"prompts": []}),
         ("prompts", {"prompts": ["a red circle", "a red circle"]}),
         ("next_prompts", {"next_prompts": []}),
@@ -120,14 +122,13 @@ def test_no_header(tiny_plan, state):
 
 
 def test_other_tensors(tiny_plan, state):
-    rewrite(state, change_tensors=lambda tensors: tensors.pop("memory/memory.1"))
-    assert "tensor memory/memory.1: got none" in refused(tiny_plan, state)
-    rewrite(state, change_tensors=lambda tensors: tensors.update({"memory/memory.1": np.zeros(3, np.float32)}))
-    assert "tensor memory/memory.1: got ((3,)" in refused(tiny_plan, state)
+    rewrite(state, change_tensors=lambda tensors: tensors.pop("1.memory"))
+    assert "tensor 1.memory: got none" in refused(tiny_plan, state)
+    rewrite(state, change_tensors=lambda tensors: tensors.update({"1.memory": np.zeros(3, np.float32)}))
+    assert "tensor 1.memory: got shape (3,), expected (1, 2, 4, 4)" in refused(tiny_plan, state)
 
 
-def test_dtype_that_numpy_lacks(tiny_plan, state):
-    """bfloat16, written by hand: the reader raises TypeError."""
+def test_dtype_of_other_sizes(tiny_plan, state):
     content = state.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -137,58 +138,7 @@ def test_dtype_that_numpy_lacks(tiny_plan, state):
             entry["shape"] = [2 * int(np.prod(entry["shape"]))]
     text = json.dumps(header).encode()
     state.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
-    refused(tiny_plan, state)
-
-
-class Bits:
-    """A backend whose engines leave random bits in every output, NaN and infinities among them."""
-
-    def __init__(self):
-        self.rng = np.random.default_rng(0)
-
-    def load(self, name, spec, file):
-        return self
-
-    def bind(self, inputs, outputs):
-        bound = Bits()
-        bound.run = lambda: [buffer.write(self.bits(buffer)) for buffer in outputs.values()]
-        return bound
-
-    def bits(self, buffer):
-        return np.frombuffer(self.rng.bytes(buffer.array.nbytes), buffer.dtype).reshape(buffer.shape)
-
-    def buffer(self, shape, dtype):
-        return HostBuffer(np.zeros(shape, dtype))
-
-    def copy(self, pairs):
-        for source, target in pairs:
-            target.write(source.array)
-
-    def stopwatch(self):
-        return HostStopwatch()
-
-
-def test_bf16_is_kept_bit_by_bit(plan_copy):
-    """In buffers, in a snapshot and in the file; there is no CPU that runs such a plan, so its engines do not count."""
-    values = json.loads((plan_copy / "manifest.json").read_text())
-    for engine in values["engines"].values():
-        for tensor in (*engine["inputs"], *engine["outputs"]):
-            if tensor["name"].endswith((".key", ".value")):
-                tensor["dtype"] = "bfloat16"
-    (plan_copy / "manifest.json").write_text(json.dumps(values))
-    plan = Plan.open(plan_copy)
-    rollout = Rollout(plan, "red", backend=Bits())
-    for _ in itertools.islice(rollout, 5):
-        pass
-    saved = rollout.snapshot().tensors
-    rollout.save(plan_copy / "state.safetensors")
-    _, loaded = load_state(plan_copy / "state.safetensors", plan)
-    dtypes = {name: "uint16" if name.endswith((".key", ".value")) else "float32" for name in saved}
-    assert {name: str(values.dtype) for name, values in loaded.items()} == dtypes
-    assert all(loaded[name].tobytes() == values.tobytes() for name, values in saved.items())
-    other = Rollout(plan, "red", backend=Bits())
-    other.restore(rollout.snapshot())
-    assert all(values.tobytes() == saved[name].tobytes() for name, values in other.snapshot().tensors.items())
+    assert ": got shape " in refused(tiny_plan, state)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "folder"])

@@ -12,9 +12,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from videossm.models.shapes.tokenizer import build_tokenizer
 from videossm.runtime import PromptError
 from videossm.runtime import prompt as prompt_module
+from videossm.runtime.manifest import Text
 from videossm.runtime.prompt import PromptTokenizer
 from videossm.runtime.wordlevel import read_word_level
 
+TEXT = Text(length=12, padding_id=0, unknown="refuse", examples=())
 WORDS = ["a", "red", "blue", "circle", "kick", "i", "it's", "'", "s", "!", "42", "snake_case", "[pad]", "Red"]
 SPECIAL = ["[PAD]", "[UNK]", "[PAD]]", "a.b"]
 # What prompts are put together from: words and what may stand between them, inside them or in their place.
@@ -71,9 +73,9 @@ def both(tmp_path, monkeypatch):
         file = tmp_path / "tokenizer.json"
         build(**options).save(str(file))
         assert read_word_level(json.loads(file.read_text())) is not None
-        ours = PromptTokenizer(file, 12)
+        ours = PromptTokenizer(file, TEXT)
         monkeypatch.setattr(prompt_module, "read_word_level", lambda content: None)
-        return ours, PromptTokenizer(file, 12)
+        return ours, PromptTokenizer(file, TEXT)
 
     return read
 

@@ -14,7 +14,7 @@ import pytest
 
 from videossm.runtime import Rollout
 from videossm.runtime.cli.run import run
-from videossm.runtime.passes import Passes
+from videossm.runtime.program import Program
 from videossm.runtime.prompt import PromptTokenizer
 
 RED, GREEN = "a red circle moves left", "a green square"
@@ -33,7 +33,7 @@ def expected_frames(plan, chunks, switches=None):
     for index in range(chunks):
         if switches and index in switches:
             rollout.set_prompt(switches[index])
-        frames.extend(next(rollout).frames)
+        frames.extend(next(rollout).frames[0])
     return frames
 
 
@@ -148,7 +148,7 @@ def test_killed_between_chunks_and_resumed(started, tiny_plan, tmp_path):
     assert start >= 6, "a state was written after every chunk"
     expected = expected_frames(tiny_plan, start + 5)
     assert all(map(np.array_equal, pictures, expected[:21])), "raw frames on stdout"
-    got = [frame for chunk in itertools.islice(resumed, 5) for frame in chunk.frames]
+    got = [frame for chunk in itertools.islice(resumed, 5) for frame in chunk.frames[0]]
     assert all(map(np.array_equal, got, expected[3 * start :]))
 
 
@@ -177,7 +177,9 @@ def interrupt_at(monkeypatch, where):
 
 
 @pytest.mark.parametrize(
-    "where", [(PromptTokenizer, "encode"), (Passes, "encode_prompt"), (Passes, "denoise")], ids=lambda where: where[1]
+    "where",
+    [(PromptTokenizer, "encode"), (Program, "encode_prompt"), (Program, "run_pass")],
+    ids=lambda where: where[1],
 )
 def test_interrupted_before_the_first_chunk(called, tiny_plan, tmp_path, monkeypatch, where):
     """While it loads, too: no file where none was, and an old one stays as it is."""
@@ -215,7 +217,7 @@ def test_a_second_interrupt_ends_at_once(called, tiny_plan, tmp_path, monkeypatc
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Passes, "denoise", interrupt_twice)
+    monkeypatch.setattr(Program, "run_pass", interrupt_twice)
     code, out, err = called(run, tiny_plan.path, "--prompt", RED, "-o", tmp_path / "out.mp4")
     assert (code, out, err.strip()) == (130, "", "interrupted")
 
@@ -347,7 +349,7 @@ def test_resume_does_not_replace_the_first_part(refused, tiny_plan, saved):
 
 def test_resume_on_another_plan(refused, build_plan, saved, tmp_path):
     message = refused(run, build_plan("other", fps=12.0).path, "--resume", saved, "-o", tmp_path / "more.mp4")
-    assert message.startswith(f"state: {saved}: plan: got one of the plan 'tiny'")
+    assert message.startswith(f"state: {saved}: stream_identity: got one of 'tiny'")
 
 
 def test_resume_from_a_truncated_state(refused, tiny_plan, saved, tmp_path):
