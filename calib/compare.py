@@ -139,9 +139,9 @@ class _Change:
 
     @staticmethod
     def of(manifest: Manifest, index: int) -> _Change:
-        """A committing pass is judged by the states that it writes for the passes of later chunks."""
+        """A committing pass is judged by the states that it writes for later chunks' passes, and calls before them."""
         spec, committing = manifest.engines[manifest.passes[index].engine], manifest.passes[index].commits
-        engines = [manifest.engines[name] for name in manifest.pass_engines]
+        engines = [manifest.engines[name] for name in (*manifest.pass_engines, *manifest.called("before"))]
         read = {tensor.source for engine in engines for tensor in engine.inputs}
         states = [tensor for tensor in spec.outputs if state_read(tensor.target) is not None]
         kept = tuple(tensor.name for tensor in states if tensor.target in read)
