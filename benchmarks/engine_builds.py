@@ -16,7 +16,7 @@ from typing import Any
 from machine import around, measured_on, table, write_between
 
 from videossm.calib.calibration import Calibration, Settings, Source, TensorScale
-from videossm.calib.observers import FORMATS, Precision
+from videossm.calib.observers import FORMATS, EightBits
 from videossm.calib.plans import HALF, QUANTISED_ENGINES, candidates, write_half, write_quantized
 from videossm.export.tensorrt.build import BuiltEngine, build_engines
 from videossm.export.tensorrt.options import TensorRtOptions
@@ -27,7 +27,7 @@ from videossm.runtime.cli import progress
 BEGIN = "<!-- by engine_builds.py -->"
 BACKEND = "tensorrt-rtx"
 TARGETS = {"sm_89": ("sm_89",), "sm_89 and sm_120": ("sm_89", "sm_120"), "portable": ()}
-QUANTISED: tuple[Precision, ...] = ("fp8", "int8")
+QUANTISED: tuple[EightBits, ...] = ("fp8", "int8")
 AMAX = 4.0
 
 
@@ -85,7 +85,7 @@ def _in_precisions(plan: Plan, folder: Path) -> Iterator[tuple[str, Plan]]:
         yield quantised, write_quantized(plan, calibration, {linear.name for linear in linears}, target)
 
 
-def _made_up(plan: Plan, linears: list[Any], precision: Precision) -> Calibration:
+def _made_up(plan: Plan, linears: list[Any], precision: EightBits) -> Calibration:
     scale = FORMATS[precision].scale(AMAX)
     tensor = TensorScale(amax=AMAX, low=None, scale=scale, zero_point=0, steps=(), channel_amax=None)
     settings = Settings(

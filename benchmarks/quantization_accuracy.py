@@ -25,7 +25,7 @@ from videossm.calib.calibrate import calibrate, recorded_chunks
 from videossm.calib.calibration import Settings
 from videossm.calib.cli.options import CHUNKS, SEED, SIZE
 from videossm.calib.evaluate import evaluate, evaluation_chunks
-from videossm.calib.observers import METHODS, Method, Precision
+from videossm.calib.observers import METHODS, EightBits, Method
 from videossm.calib.plans import candidates, write_quantized
 from videossm.calib.prompts import default_prompts
 from videossm.calib.report import CalibrationRow, Report
@@ -34,7 +34,7 @@ from videossm.runtime.cli import progress, say
 
 Data = Literal["rollouts", "first-chunks", "random"]
 
-PRECISIONS: tuple[Precision, ...] = ("int8", "fp8")
+PRECISIONS: tuple[EightBits, ...] = ("int8", "fp8")
 COMPARED_CHUNKS = 48  # of each of the report's rollouts
 FP32 = "fp32"
 
@@ -85,7 +85,7 @@ class Variant:
 
 
 DEFAULT = Variant("mse")
-VARIANTS: dict[Precision, tuple[Variant, ...]] = {
+VARIANTS: dict[EightBits, tuple[Variant, ...]] = {
     precision: (
         DEFAULT,
         Variant("mse", again=True),
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def measured(
-    plan: Plan, precision: Precision, variant: Variant, settings: Settings, inputs: Inputs, judged: bool
+    plan: Plan, precision: EightBits, variant: Variant, settings: Settings, inputs: Inputs, judged: bool
 ) -> dict[str, Any]:
     """A `CalibrationRow` as plain JSON types, with what belongs to it."""
     with progress(recorded_chunks(settings), "chunk") as bar:

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
+from videossm.calib.graph import values_by_name
 from videossm.runtime.backends import Backend, Buffer, Engine, Pass
 from videossm.runtime.backends.memory import HostBuffer
 from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine
@@ -97,7 +98,7 @@ class ShadowBackend:
     ) -> None:
         self._first, self._second, self._files, self._on_run = first, second, files, on_run
         self.device, self.buffer, self.copy = first.device, first.buffer, first.copy
-        self.stopwatch, self.usage = first.stopwatch, first.usage
+        self.stopwatch, self.usage, self.close = first.stopwatch, first.usage, first.close
 
     def load(self, name: str, spec: EngineSpec, file: Path) -> Engine:
         engine = self._first.load(name, spec, file)
@@ -149,7 +150,7 @@ def _arrays(buffers: Mapping[str, Buffer]) -> Tensors:
 
 def _expose(model: ModelProto, names: Sequence[str]) -> list[ValueInfoProto]:
     """Makes outputs of those of the tensors `names` that are none; returns the descriptions of all."""
-    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+    known = values_by_name(model)
     values = [known[name] for name in names]
     outputs = {value.name for value in model.graph.output}
     model.graph.output.extend(value for value in values if value.name not in outputs)

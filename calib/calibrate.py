@@ -4,24 +4,57 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videossm.calib.backend import Tensors
-from videossm.calib.calibration import Calibration, Settings, Source, Step, TensorScale
+from videossm.calib.calibration import Calibration, PassRange, Settings, Source, TensorScale
 from videossm.calib.linears import Linear, Product, find_linears
-from videossm.calib.observers import FORMATS, Observer, Precision, make_observer
-from videossm.calib.plans import QUANTISED_ENGINES, candidates, check_source, save_graph, smoothed_graph
-from videossm.calib.record import Moment, OnPass, check_finite, passes, record, record_random
+from videossm.calib.observers import FORMATS, EightBits, Method, Observer, make_observer
+from videossm.calib.options import CHUNKS, METHOD, SEED, SIZE, CalibrationOptions
+from videossm.calib.plans import (
+    candidates,
+    check_source,
+    chunks_within,
+    quantised_engines,
+    save_graph,
+    smoothed_graph,
+)
+from videossm.calib.prompts import default_prompts, read_prompts
+from videossm.calib.record import Moment, OnRun, check_finite, record, record_random
 from videossm.runtime import Plan
+from videossm.runtime.manifest import Manifest
 
 Taps = dict[str, list[str]]  # names of tensors, by engine
 Amax = dict[str, dict[str, NDArray[np.float32]]]  # largest magnitude of each channel, [K], by engine and tensor
 
 
-def calibrate(plan: Plan, precision: Precision, settings: Settings, on_chunk: Callable[[], object]) -> Calibration:
+def settings_for(plan: Plan, options: CalibrationOptions) -> Settings:
+    """What `options`, which were checked, mean for `plan`. Raises PromptError."""
+    size = options.calibration_size
+    if options.calibration_prompts is None:
+        prompts = default_prompts(plan, size or SIZE, SEED)
+        rollouts = size or SIZE
+    else:
+        given = read_prompts(options.calibration_prompts, plan)
+        rollouts = size or len(given)
+        prompts = tuple(given[i % len(given)] for i in range(rollouts))
+    return Settings(
+        method=cast("Method", options.calibration_method or METHOD),
+        prompts=prompts,
+        seeds=tuple(range(SEED, SEED + rollouts)),
+        chunks=chunks_within(plan, options.calibration_chunks or CHUNKS),
+        data="rollouts",
+        smoothquant=options.smoothquant,
+        quantize_attention=options.quantize_attention,
+    )
+
+
+def calibrate(plan: Plan, precision: EightBits, settings: Settings, on_chunk: Callable[[], object]) -> Calibration:
     """Rolls the fp32 `plan` out under `settings` and computes a scale for every tensor that can be quantised.
 
     `on_chunk` is called `recorded_chunks(settings)` times.
@@ -31,20 +64,21 @@ def calibrate(plan: Plan, precision: Precision, settings: Settings, on_chunk: Ca
     check_source(plan)
     linears, products, _ = candidates(plan)
     products = products if settings.quantize_attention else []
-    attended = {name for product in products for name in (product.query, product.key, product.value)}
-    statistics = _Statistics(plan, precision, settings, attended)
+    attended = {(p.engine, name) for p in products for name in (p.query, p.key, p.value)}
+    statistics = _Statistics(plan.manifest, precision, settings, attended)
     if settings.smoothquant is None:
         _record(plan, settings, _inputs(linears, products), statistics.take, on_chunk, {})
         return _calibration(plan, precision, settings, statistics, {})
-    channels: Amax = {engine: {} for engine in QUANTISED_ENGINES}
-    _record(plan, settings, _inputs(linears, []), lambda *seen: _widen(channels, *seen), on_chunk, {})
+    channels: Amax = {engine: {} for engine in quantised_engines(plan.manifest)}
+    multiplied = [linear for linear in linears if linear.operator == "MatMul"]
+    _record(plan, settings, _inputs(multiplied, []), lambda *seen: _widen(channels, *seen), on_chunk, {})
     with tempfile.TemporaryDirectory(prefix="videossm-") as folder:
         files, smoothed = {}, []
         for engine in channels:
             graph = smoothed_graph(plan, engine, channels[engine], settings.smoothquant)
             files[engine] = Path(folder, f"{engine}.onnx")
             save_graph(graph, files[engine])
-            smoothed += find_linears(graph, engine)[0]
+            smoothed += find_linears(graph, engine, plan.manifest.lower_precision.layers)[0]
         _record(plan, settings, _inputs(smoothed, products), statistics.take, on_chunk, files)
     return _calibration(plan, precision, settings, statistics, channels)
 
@@ -57,13 +91,15 @@ def recorded_chunks(settings: Settings) -> int:
 class _Statistics:
     """An observer for every tensor, and what it reached in each pass of a chunk.
 
-    `symmetric`: tensors without a zero point, whatever their values are, as those of products without a bias.
+    `symmetric`: engines and tensors without a zero point, whatever their values are, as those of products without a
+    bias.
     """
 
-    def __init__(self, plan: Plan, precision: Precision, settings: Settings, symmetric: Collection[str]) -> None:
-        self._symmetric = symmetric
+    def __init__(
+        self, manifest: Manifest, precision: EightBits, settings: Settings, symmetric: Collection[tuple[str, str]]
+    ) -> None:
+        self._manifest, self._symmetric = manifest, symmetric
         self._precision, self._method = precision, settings.method
-        self._sigmas = passes(plan.manifest)
         self._tensors: dict[tuple[str, str], _Tensor] = {}
 
     def take(self, moment: Moment, tensors: Tensors) -> None:
@@ -72,64 +108,79 @@ class _Statistics:
             found = self._tensors.get((moment.engine, name))
             if found is None:
                 observer = make_observer(self._method, self._precision, f"{moment.engine}.{name}")
-                observer.symmetric = name in self._symmetric
-                found = self._tensors[moment.engine, name] = _Tensor(observer, len(self._sigmas))
-            found.take(moment.step, values)
+                observer.symmetric = (moment.engine, name) in self._symmetric
+                found = self._tensors[moment.engine, name] = _Tensor(observer)
+            found.take(moment.index, values)
 
     def scales(self, engine: str) -> dict[str, TensorScale]:
         """By tensor; raises ObserverError."""
-        return {name: self._scale(engine, found) for (owner, name), found in self._tensors.items() if owner == engine}
+        return {name: self._scale(found) for (owner, name), found in self._tensors.items() if owner == engine}
 
-    def _scale(self, engine: str, found: _Tensor) -> TensorScale:
+    def _scale(self, found: _Tensor) -> TensorScale:
         form = FORMATS[self._precision]
         amax, low = found.observer.compute(), found.observer.low_end(form)
-        steps = (
-            Step(sigma=sigma, amax=float(found.amax[i]), mean_square=float(found.squares[i] / max(1, found.counts[i])))
-            for i, sigma in enumerate(self._sigmas)
-        )
         scale, zero_point = form.codes(amax, low)
         return TensorScale(
-            amax=amax, low=low, scale=scale, zero_point=zero_point, steps=tuple(steps), channel_amax=None
+            amax=amax, low=low, scale=scale, zero_point=zero_point, passes=self._ranges(found), channel_amax=None
         )
+
+    def _ranges(self, found: _Tensor) -> tuple[PassRange, ...]:
+        ranges = []
+        for index, reached in found.reached.items():
+            values = () if index is None else tuple(self._manifest.passes[index].scalars.values())
+            mean_square = reached.square / max(1, reached.count)
+            ranges.append(
+                PassRange(index=index, value=next(iter(values), None), amax=reached.amax, mean_square=mean_square)
+            )
+        return tuple(ranges)
+
+
+@dataclass
+class _Reached:
+    """Of one tensor in one pass: the largest magnitude, the sum of squares, and how many values."""
+
+    amax: float = 0.0
+    square: float = 0.0
+    count: int = 0
 
 
 class _Tensor:
     """Running statistics of one tensor, by pass of a chunk."""
 
-    def __init__(self, observer: Observer, passes_per_chunk: int) -> None:
+    def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        self.amax, self.squares, self.counts = (np.zeros(passes_per_chunk) for _ in range(3))
+        self.reached: dict[int | None, _Reached] = {}  # in the order of the passes
 
-    def take(self, step: int, values: NDArray[np.float32]) -> None:
+    def take(self, index: int | None, values: NDArray[np.float32]) -> None:
         self.observer.collect(values)
-        flat = values.ravel()
-        self.amax[step] = max(self.amax[step], abs(flat.max()), abs(flat.min()))
-        self.squares[step] += float(flat @ flat)
-        self.counts[step] += flat.size
+        flat, reached = values.ravel(), self.reached.setdefault(index, _Reached())
+        reached.amax = max(reached.amax, float(abs(flat.max())), float(abs(flat.min())))
+        reached.square += float(flat @ flat)
+        reached.count += flat.size
 
 
 def _record(
     plan: Plan,
     settings: Settings,
     taps: Taps,
-    on_pass: OnPass,
+    on_run: OnRun,
     on_chunk: Callable[[], object],
     files: dict[str, Path],
 ) -> None:
     if settings.data == "random":
         for seed in settings.seeds:
-            record_random(plan, taps, seed, settings.chunks, on_pass, on_chunk, files)
+            record_random(plan, taps, seed, settings.chunks, on_run, on_chunk, files)
     else:
-        record(plan, taps, settings.prompts, settings.seeds, settings.chunks, on_pass, on_chunk, files)
+        record(plan, taps, settings.prompts, settings.seeds, settings.chunks, on_run, on_chunk, files)
 
 
 def _inputs(linears: Sequence[Linear], products: Sequence[Product]) -> Taps:
     """What the given layers read, each tensor once."""
-    taps: Taps = {engine: [] for engine in QUANTISED_ENGINES}
+    taps: Taps = {}
     for linear in linears:
-        taps[linear.engine].append(linear.input)
+        taps.setdefault(linear.engine, []).append(linear.input)
     for product in products:
-        taps[product.engine] += [product.query, product.key, product.value]
+        taps.setdefault(product.engine, []).extend([product.query, product.key, product.value])
     return {engine: list(dict.fromkeys(names)) for engine, names in taps.items()}
 
 
@@ -143,21 +194,22 @@ def _widen(channels: Amax, moment: Moment, tensors: Tensors) -> None:
 
 
 def _calibration(
-    plan: Plan, precision: Precision, settings: Settings, statistics: _Statistics, channels: Amax
+    plan: Plan, precision: EightBits, settings: Settings, statistics: _Statistics, channels: Amax
 ) -> Calibration:
-    tensors = {engine: statistics.scales(engine) for engine in QUANTISED_ENGINES}
+    engines = quantised_engines(plan.manifest)
+    tensors = {engine: statistics.scales(engine) for engine in engines}
     for engine, by_name in channels.items():
         for name, amax in by_name.items():
             largest = float(amax.max())
             scale = FORMATS[precision].scale(largest)
-            unsmoothed = TensorScale(amax=largest, low=None, scale=scale, zero_point=0, steps=(), channel_amax=None)
+            unsmoothed = TensorScale(amax=largest, low=None, scale=scale, zero_point=0, passes=(), channel_amax=None)
             entry = tensors[engine].get(name, unsmoothed)
             tensors[engine][name] = entry.model_copy(update={"channel_amax": tuple(map(float, amax))})
     return Calibration(
         format="videossm-calibration",
-        version=1,
+        version=2,
         precision=precision,
-        source=Source.of(plan, QUANTISED_ENGINES),
+        source=Source.of(plan, engines),
         settings=settings,
         tensors=tensors,
     )

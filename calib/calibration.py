@@ -14,9 +14,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
-from videossm.calib.observers import FORMATS, Method, Precision
+from videossm.calib.observers import FORMATS, EightBits, Method
 from videossm.runtime import Plan, UserError
 
 _RELATIVE = 1e-6  # between a scale and its amax: either may have been rounded to fp32
@@ -48,10 +57,10 @@ class Source(_Part):
 
 
 class Settings(_Part):
-    """How it was recorded: one rollout of `chunks` chunks for each pair of `prompts` and `seeds`."""
+    """How it was recorded: one rollout of `chunks` chunks for each of `seeds`, with its prompt where there is text."""
 
     method: Method
-    prompts: tuple[str, ...]
+    prompts: tuple[str, ...] | None
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**64)], ...]
     chunks: PositiveInt
     data: Literal["rollouts", "first-chunks", "random"]
@@ -59,16 +68,20 @@ class Settings(_Part):
     quantize_attention: bool
 
 
-class Step(_Part):
-    """What one tensor reached in one pass of a chunk, over all chunks and rollouts."""
+class PassRange(_Part):
+    """What one tensor reached in one pass of a chunk, over all chunks and rollouts.
 
-    sigma: NonNegativeFloat
+    `index`: of the pass, `value`: its first scalar; both null in an engine that passes do not run.
+    """
+
+    index: NonNegativeInt | None
+    value: float | None
     amax: NonNegativeFloat
     mean_square: NonNegativeFloat
 
 
 class TensorScale(_Part):
-    """The codes for values up to `amax`, as `Format.codes` has them.
+    """The codes for values up to `amax`, as `Format.codes` has them. `passes`: those of the engine, in their order.
 
     `low`: the smallest value of a tensor whose values lie almost all on one side of 0, as GELU's do; else null, and the
     codes are symmetric.
@@ -78,7 +91,7 @@ class TensorScale(_Part):
     low: Annotated[float, Field(le=0)] | None
     scale: Scale
     zero_point: Annotated[int, Field(ge=-128, le=127)]
-    steps: tuple[Step, ...]  # in the order of a chunk's passes, the commit (sigma 0) last
+    passes: tuple[PassRange, ...]
     channel_amax: tuple[NonNegativeFloat, ...] | None  # [K], of what SmoothQuant rescales
 
 
@@ -86,8 +99,8 @@ class Calibration(_Part):
     """The whole of calibration.json. `tensors`: by engine and by the tensor's name in that engine's fp32 graph."""
 
     format: Literal["videossm-calibration"]
-    version: Literal[1]
-    precision: Precision
+    version: Literal[2]
+    precision: EightBits
     source: Source
     settings: Settings
     tensors: dict[Name, dict[Name, TensorScale]]
@@ -172,7 +185,7 @@ def engine_sha256(plan: Plan, engine: str) -> str:
 
     Raises CalibrationError when the plan has no such engine.
     """
-    engines = dict(plan.manifest.engines.items())
+    engines = plan.manifest.engines
     if engine not in engines:
         raise CalibrationError(
             f"calibration: got the engine {engine}, expected one of the plan's ({', '.join(engines)}); "
@@ -194,7 +207,7 @@ def _first_error(error: ValidationError) -> str:
     if first["type"] == "json_invalid":
         return f"got no valid JSON ({first['ctx']['error']})"
     if first["type"] == "extra_forbidden":
-        return f"{field}: got an unknown field, expected only those of version 1"
+        return f"{field}: got an unknown field, expected only those of version 2"
     if first["type"] == "missing":
         return f"{field}: got nothing, expected this field"
     got = repr(first["input"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from onnx import ModelProto
 from videossm.calib.backend import TappedBackend
 from videossm.calib.emulate import emulate
 from videossm.calib.emulate_fp8 import emulate_fp8
-from videossm.calib.plans import HALF, QUANTISED_ENGINES, save_graph
+from videossm.calib.options import HALF
+from videossm.calib.plans import quantised_engines, save_graph
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.manifest import Manifest
 
@@ -31,21 +32,20 @@ class Contender:
 
     def file(self, engine: str) -> Path:
         """The graph of an engine."""
-        own = {name: spec.file for name, spec in self.plan.manifest.engines.items()}
-        return self.files.get(engine, self.plan.path / own[engine])
+        return self.files.get(engine, self.plan.path / self.plan.manifest.engines[engine].file)
 
-    def rollout(self, prompt: str, seed: int) -> Rollout:
-        return Rollout(self.plan, [prompt] * self.plan.manifest.stream.batch, seed, backend=self.backend())
+    def rollout(self, prompt: str | None, seed: int) -> Rollout:
+        """`prompt`: None for a plan without text."""
+        return Rollout(self.plan, batch_of(prompt, self.plan), seed, backend=self.backend())
 
 
 def contender(plan: Plan, folder: Path) -> Contender:
     """`plan` for a CPU: what ONNX Runtime cannot run there, or only slowly, as fp32 graphs, written to `folder`."""
     precision = plan.manifest.precision
     if precision in HALF:
-        names = tuple(name for name, _ in plan.manifest.engines.items())
-        return Contender(_in_fp32(plan), "fp32", _written(plan, names, folder))
+        return Contender(_in_fp32(plan), "fp32", _written(plan, plan.manifest.engines, folder))
     if precision == "fp8":
-        return Contender(plan, precision, _written(plan, QUANTISED_ENGINES, folder))
+        return Contender(plan, precision, _written(plan, quantised_engines(plan.manifest), folder))
     return Contender(plan, precision)
 
 
@@ -56,21 +56,27 @@ def runnable(model: ModelProto, precision: str) -> ModelProto:
     return emulate_fp8(model) if precision == "fp8" else model
 
 
-def _written(plan: Plan, engines: tuple[str, ...], folder: Path) -> dict[str, Path]:
+def batch_of(prompt: str | None, plan: Plan) -> list[str] | None:
+    """The same prompt for every stream of the plan's batch."""
+    return None if prompt is None else [prompt] * plan.manifest.stream.batch
+
+
+def _written(plan: Plan, engines: Iterable[str], folder: Path) -> dict[str, Path]:
     """The files of the given engines' runnable graphs."""
     folder.mkdir()
-    specs, files = dict(plan.manifest.engines.items()), {}
+    files = {}
     for name in engines:
-        files[name] = folder / specs[name].file
-        save_graph(runnable(onnx.load(plan.path / specs[name].file), plan.manifest.precision), files[name])
+        file = plan.manifest.engines[name].file
+        files[name] = folder / file
+        save_graph(runnable(onnx.load(plan.path / file), plan.manifest.precision), files[name])
     return files
 
 
 def _in_fp32(plan: Plan) -> Plan:
-    """`plan` with tensors in half precision described as fp32."""
+    """`plan` with tensors and states in half precision described as fp32."""
     values = plan.manifest.model_dump(mode="json")
-    for engine in filter(None, values["engines"].values()):
-        for tensor in (*engine["inputs"], *engine["outputs"]):
-            if tensor["dtype"] in HALF.values():
-                tensor["dtype"] = "float32"
+    ends = [tensor for engine in values["engines"].values() for tensor in (*engine["inputs"], *engine["outputs"])]
+    for tensor in (*ends, *values["states"]):
+        if tensor["dtype"] in HALF.values():
+            tensor["dtype"] = "float32"
     return replace(plan, manifest=Manifest.model_validate_json(json.dumps(values)))

@@ -5,7 +5,7 @@
             w = Max(|c| * (2^20 - 1), 1.5 * 2^14)
             y = ((c + w) - w) * scale
 
-Why: on a CPU, ONNX Runtime 1.31 rounds to fp8 one value after the other, which is half the time of a `shapes` step.
+Why: on a CPU, ONNX Runtime 1.31 rounds to fp8 one value after the other, which is half the time of a `shapes` pass.
 Weights stay as they are: with session.disable_quant_qdq=1 it dequantises them once, when it loads the graph.
 
 How: E4M3 has 4 significant bits, and below 2^-6 steps of 2^-9; fp32 has 24 significant bits. So numbers about 2^20

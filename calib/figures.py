@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from videossm.calib.calibration import Calibration
-from videossm.calib.compare import ChunkError, Errors
+from videossm.calib.compare import Measured, SampleError
 from videossm.calib.linears import Linear
 from videossm.calib.report.parts import (
     CalibrationFacts,
@@ -21,35 +21,40 @@ from videossm.calib.report.parts import (
     FallbackRound,
     Header,
     LayerSensitivity,
+    PassError,
     PlanFacts,
     Sensitivity,
     SizePair,
     Sizes,
     StateErrors,
-    StepError,
 )
 from videossm.calib.sensitivity import Ranking
 from videossm.runtime import Plan
+from videossm.runtime.manifest import Pass
 from videossm.runtime.processor import probe_processor
 
-SCALE_BYTES = 5  # a column's scale in fp32 and its zero point
+SCALE_BYTES = 5  # an output channel's scale in fp32 and its zero point
 
 AnyCourse = TypeVar("AnyCourse", bound=Course)
 
 
-def step_errors(sigmas: Sequence[float], rollouts: Sequence[Sequence[Errors]]) -> tuple[StepError, ...]:
+def pass_errors(passes: Sequence[Pass], rollouts: Sequence[Sequence[Measured]]) -> tuple[PassError, ...]:
     """Of every pass of a chunk, over all chunks of the rollouts."""
     return tuple(
-        _step(i, sigma, [[e.steps[i] for e in rollout] for rollout in rollouts]) for i, sigma in enumerate(sigmas)
+        _pass(index, each, [[chunk.passes[index] for chunk in rollout] for rollout in rollouts])
+        for index, each in enumerate(passes)
     )
 
 
-def _step(index: int, sigma: float, rollouts: list[list[tuple[float, float]]]) -> StepError:
+def _pass(index: int, of: Pass, rollouts: list[list[tuple[float, float]]]) -> PassError:
     """`rollouts`: (relative error, cosine) of every chunk of every rollout."""
     errors, cosines = np.moveaxis(np.array(rollouts), -1, 0)  # [rollouts, chunks] each
-    return StepError(
+    scalar, value = next(iter(of.scalars.items()), (None, None))
+    return PassError(
         index=index,
-        sigma=sigma,
+        scalar=scalar,
+        value=value,
+        commits=of.commits,
         relative_error=ErrorSpread(
             mean=float(errors.mean()), worst=float(errors.max()), worst_chunk=int(errors.max(0).argmax())
         ),
@@ -60,10 +65,10 @@ def _step(index: int, sigma: float, rollouts: list[list[tuple[float, float]]]) -
 
 
 def course(
-    kind: type[AnyCourse], rollouts: Sequence[Sequence[ChunkError]], states: tuple[StateErrors, ...] = ()
+    kind: type[AnyCourse], rollouts: Sequence[Sequence[SampleError]], states: tuple[StateErrors, ...] = ()
 ) -> AnyCourse:
     """Means over the rollouts, chunk by chunk, as a course of the given kind."""
-    pairs = np.array([[chunk.latents for chunk in rollout] for rollout in rollouts])
+    pairs = np.array([[chunk.sample for chunk in rollout] for rollout in rollouts])
     errors, cosines = np.moveaxis(pairs.mean(0), -1, 0)
     return kind(
         relative_error=tuple(map(float, errors)),
@@ -73,7 +78,7 @@ def course(
     )
 
 
-def state_errors(rollouts: Sequence[Sequence[Errors]]) -> tuple[StateErrors, ...]:
+def state_errors(rollouts: Sequence[Sequence[Measured]]) -> tuple[StateErrors, ...]:
     """Of every state, means over the rollouts, chunk by chunk."""
     found = []
     for kind, layer in sorted(rollouts[0][0].states):
@@ -100,7 +105,7 @@ def sensitivity_figures(ranking: Ranking, precision: str) -> Sensitivity:
     layers = tuple(
         LayerSensitivity(
             layer=name,
-            engine=ranking.engines[name],
+            engine=", ".join(ranking.engines[name]),
             error=error,
             rank=rank,
             kept="fp32" if name in back else precision,
@@ -113,7 +118,7 @@ def sensitivity_figures(ranking: Ranking, precision: str) -> Sensitivity:
         for fallback in filter(None, [ranking.fallback])
     ]
     return Sensitivity(
-        measure="mean relative error of the latents, short rollouts from fp32 states",
+        measure="mean relative error of the samples, short rollouts from fp32 states",
         layers=layers,
         budget=ranking.budget,
         fallback=tuple(rounds),
@@ -127,8 +132,8 @@ def sizes(a: Plan, b: Plan, quantised: Sequence[Linear]) -> Sizes:
         for name in sorted(a.manifest.files.keys() | b.manifest.files.keys())
         if not name.startswith("report")
     }
-    fp32 = sum(4 * rows * columns for rows, columns in (linear.shape for linear in quantised))
-    small = sum(rows * columns + SCALE_BYTES * columns for rows, columns in (linear.shape for linear in quantised))
+    fp32 = sum(4 * linear.size for linear in quantised)
+    small = sum(linear.size + SCALE_BYTES * linear.channels for linear in quantised)
     return Sizes(files=files, quantised_weights=SizePair(a_bytes=fp32, b_bytes=small) if quantised else None)
 
 
@@ -138,7 +143,7 @@ def _bytes(plan: Plan, name: str) -> int:
 
 
 def header(
-    a: Plan, b: Plan, prompts: tuple[str, ...], seeds: tuple[int, ...], calibration: Calibration | None
+    a: Plan, b: Plan, prompts: tuple[str, ...] | None, seeds: tuple[int, ...], calibration: Calibration | None
 ) -> Header:
     """What was compared, on this machine, now."""
     processor = probe_processor()
@@ -148,7 +153,7 @@ def header(
         a=PlanFacts(name=a.name, precision=a.manifest.precision, backend=a.manifest.backend, identity=a.identity),
         b=PlanFacts(name=b.name, precision=b.manifest.precision, backend=b.manifest.backend),
         calibration=_calibration_facts(calibration) if calibration else None,
-        prompts=prompts,
+        prompts=prompts or (),
         seeds=seeds,
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node: ['', outer module, .., its module, what it computes]
 
@@ -43,6 +43,12 @@ def constants(model: ModelProto) -> set[str]:
     return names
 
 
+def values_by_name(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """Types and shapes of all tensors but constants, where the graph says them."""
+    graph = model.graph
+    return {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
+
+
 def initializers(model: ModelProto) -> dict[str, TensorProto]:
     return {tensor.name: tensor for tensor in model.graph.initializer}
 
@@ -60,12 +66,11 @@ def add_constant(model: ModelProto, name: str, values: NDArray[Any]) -> str:
 
 def add_value_info(model: ModelProto, like: str, name: str) -> None:
     """Says that the tensor `name` has the type and shape of `like`, where those are known."""
-    for value in (*model.graph.value_info, *model.graph.input):
-        if value.name == like:
-            added = model.graph.value_info.add()
-            added.CopyFrom(value)
-            added.name = name
-            return
+    known = values_by_name(model).get(like)
+    if known is not None:
+        added = model.graph.value_info.add()
+        added.CopyFrom(known)
+        added.name = name
 
 
 def drop_unread(model: ModelProto, names: Collection[str]) -> None:

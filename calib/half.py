@@ -2,14 +2,14 @@
 
     before  fp32 throughout
     after   products and what lies between them in fp16 or bf16, islands in fp32, a Cast where the two meet;
-            prompt state, window and decoder caches in half, which halves the window's memory
+            states in half where the plan says that they may be, which halves the memory of a window
 
 Half are matrix products, convolutions, attention, rotary embeddings (their tables are cast when computed), look-ups,
 and the element-wise work between those. How attention computes its softmax is the backend's affair: TensorRT refuses
 `softmax_precision`.
 
-Islands, and what each is worth: the error of the flow that a step of the trained `shapes` plan predicts, by
-`videossm.calib.emulate`, mean over steps of the chunks 0, 4 and 30.
+Islands, and what each is worth: the error of what a pass of the trained `shapes` plan makes of the sample, by
+`videossm.calib.emulate`, mean over passes of the chunks 0, 4 and 30.
 
 | | bf16 | fp16 |
 |---|---|---|
@@ -21,10 +21,10 @@ Islands, and what each is worth: the error of the flow that a step of the traine
 | head in half | 6.9e-3 | 8.4e-4 |
 | products that make the gates in half: error of the decay | 1.2e-2, not 3.3e-3 | 9.8e-4, not 4.1e-4 |
 
-A step does not show what a long rollout adds up. So these are islands too: the table of what depends on the noise
-level, the rest of the gates, the memory with what reads it, the router, the sampler, the inside of norms (between
-casts: with `stash_type` in half TensorRT rounds twice) and the decoder's pixels, of which bf16 tells 128 from 129 and
-no more. The memory engine is fp32 but for its inputs.
+A pass does not show what a long rollout adds up. So more is fp32: what the plan names, modules (`fp32_modules`, by a
+pattern of some parts of the module's name) and whole engines (`fp32_engines`, but for their states in half); products
+that read a state in fp32; the table of what depends on a pass's scalars alone; and the inside of norms (between casts:
+with `stash_type` in half TensorRT rounds twice). Pixels come out of fp32 too: bf16 tells 128 from 129 and no more.
 
 The type of a node: that of its operator or module, where those say it. Any other is fp32 if an input of it is, and also
 if nothing but fp32 reads it; what only moves elements takes the type that its readers want, if they agree.
@@ -33,7 +33,7 @@ if nothing but fp32 reads it; what only moves elements takes the type that its r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -42,6 +42,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from videossm.calib.graph import module_of
 from videossm.runtime.errors import UserError
+from videossm.runtime.manifest import Manifest, State, state_read
 
 FP32: int = TensorProto.FLOAT
 ELEMENT: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -53,19 +54,17 @@ DTYPE: dict[int, np.dtype[Any]] = {
 
 PRODUCTS = frozenset({"Attention", "Conv", "Gather", "Gemm", "MatMul", "RotaryEmbedding"})
 ISLANDS = frozenset({"Cos", "Exp", "LayerNormalization", "Log", "RMSNormalization", "Round", "Sin", "Softplus"})
-ISLAND_MODULES = ("levels", "memory.decay+beta", "head.head")
+TABLES = "levels"  # first part of the module of what `videossm.export` looks up by a pass's scalar
 MOVEMENTS = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
-MEMORY_INPUT = r"past\.\d+\.memory"  # of the step: its product with the queries is traced in no module of its own
-ISLAND_ENGINE = "memory"
 
 
 class HalfError(UserError):
     """A model that the precision cannot hold."""
 
 
-def to_half(model: ModelProto, engine: str, precision: str) -> ModelProto:
+def to_half(model: ModelProto, engine: str, manifest: Manifest, precision: str) -> ModelProto:
     """The typed half graph of an fp32 engine, which is left as it is.
 
     Args:
@@ -73,41 +72,49 @@ def to_half(model: ModelProto, engine: str, precision: str) -> ModelProto:
         engine: its name in the manifest.
         precision: "fp16" or "bf16".
 
-    Raises HalfError for a weight beyond fp16's range.
+    Raises HalfError for a weight beyond fp16's range, or a pattern of modules that is no regular expression.
     """
-    return _Writer(model, _Types(model, engine, ELEMENT[precision])).write()
+    return _Writer(model, _Types(model, engine, manifest, ELEMENT[precision])).write()
 
 
 class _Types:
     """Which tensors are floating, and the element type that each node computes in."""
 
-    def __init__(self, model: ModelProto, engine: str, half: int) -> None:
+    def __init__(self, model: ModelProto, engine: str, manifest: Manifest, half: int) -> None:
         graph = model.graph
         self.half = half
+        self._states = _states(manifest, engine)
+        self._islands = _islands(manifest.lower_precision.fp32_modules)
         self.weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FP32}
         self.values = _values(model)
         floats = {name for name, value in self.values.items() if value.type.tensor_type.elem_type == FP32}
         self.floats = self.weights.keys() | floats
-        if engine == ISLAND_ENGINE:
+        if engine in manifest.lower_precision.fp32_engines:
             self.of_node = [FP32] * len(graph.node)
         else:
             self.of_node = self._forward(graph)
             self._backward(graph)
 
     def outside(self, name: str) -> int:
-        """Of an input or output of the graph, by its name: keys, values and caches are half."""
-        role, _, kind = name.partition(".")
-        if role in ("cache", "cache_next"):
-            return self.half
-        keyed = role in ("prompt", "past", "present", "evicted") and kind.endswith((".key", ".value"))
-        return self.half if keyed else FP32
+        """Of a floating input or output of the graph, by its name."""
+        state = self._states.get(name)
+        return self.half if state is not None and state.half else FP32
+
+    def anchor(self, node: NodeProto) -> int | None:
+        """The type that an operator or module has wherever it stands; None where the neighbours decide."""
+        if node.op_type in ISLANDS:
+            return FP32
+        if node.op_type not in PRODUCTS:
+            return None
+        reads_fp32 = any(name in self._states and self.outside(name) == FP32 for name in node.input)
+        return FP32 if reads_fp32 or self._islands(module_of(node)) else self.half
 
     def _forward(self, graph: GraphProto) -> list[int]:
         """Anchors by operator and module; all others are fp32 where an input is."""
         of_tensor = {value.name: self.outside(value.name) for value in graph.input if value.name in self.floats}
         of_node = []
         for node in graph.node:
-            element = _anchor(node, self.half)
+            element = self.anchor(node)
             if element is None:
                 read = [name for name in node.input if name in self.floats]
                 computed = [of_tensor[name] for name in read if name not in self.weights]
@@ -123,7 +130,7 @@ class _Types:
         for index in reversed(range(len(graph.node))):
             node = graph.node[index]
             readers: set[int] = set().union(*(wanted.get(name, set()) for name in node.output))
-            if len(readers) == 1 and _anchor(node, self.half) is None:
+            if len(readers) == 1 and self.anchor(node) is None:
                 (element,) = readers
                 if element == FP32 or node.op_type in MOVEMENTS:
                     self.of_node[index] = element
@@ -132,15 +139,27 @@ class _Types:
                     wanted.setdefault(name, set()).add(self.of_node[index])
 
 
-def _anchor(node: NodeProto, half: int) -> int | None:
-    """The type that an operator or module has wherever it stands; None where the neighbours decide."""
-    if node.op_type in ISLANDS:
-        return FP32
-    if node.op_type not in PRODUCTS:
-        return None
-    module = f".{module_of(node)}."
-    reads_memory = any(re.fullmatch(MEMORY_INPUT, name) for name in node.input)
-    return FP32 if reads_memory or any(f".{island}." in module for island in ISLAND_MODULES) else half
+def _states(manifest: Manifest, engine: str) -> dict[str, State]:
+    """What states the inputs and outputs of an engine are, by the tensor's name."""
+    spec = manifest.engines[engine]
+    ends = [(tensor.name, tensor.source) for tensor in spec.inputs]
+    ends += [(tensor.name, tensor.target) for tensor in spec.outputs]
+    read = {name: state_read(end) for name, end in ends}
+    return {name: manifest.state[state] for name, state in read.items() if state is not None}
+
+
+def _islands(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Is a module, by its name, an island or in one?"""
+    compiled = []
+    for index, pattern in enumerate(patterns):
+        try:
+            compiled.append(re.compile(rf"(?:^|\.)(?:{pattern})(?:\.|$)"))
+        except re.error as error:
+            raise HalfError(
+                f"lower_precision.fp32_modules.{index}: got {pattern!r} ({error}), expected a regular expression; "
+                "mend the family and export the plan again"
+            ) from None
+    return lambda module: module.partition(".")[0] == TABLES or any(each.search(module) for each in compiled)
 
 
 class _Writer:

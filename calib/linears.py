@@ -1,47 +1,72 @@
 """The products of a graph that can be quantised, by the module that each comes from, and why the others are not.
 
-A linear is a `MatMul(x, W)` with a constant W, mostly with an `Add(bias)` after it. Which of them are quantised is a
-table of module names: the projections of attention and feed-forward. Gates stay fp32, because the scan
-amplifies their error; so do the first and the last layer and what runs once a step on one token.
+Which of them are, the plan says: `lower_precision.layers` of its manifest, patterns of modules, of which the first that
+matches the whole name counts.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-from videossm.calib.graph import constants, initializers, module_of, readers
+from videossm.calib.graph import constants, initializers, module_of, readers, values_by_name
+from videossm.runtime.errors import UserError
+from videossm.runtime.manifest import Layers
 
-PATCH_EMBEDDING = "transformer.patch_embedding"  # traced outside its module, so that its node names none
-_KINDS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
-_QUANTISED = ""
-_TABLE = (  # module, why it is skipped
-    (r"transformer\.blocks\.\d+\.(self_attn\.([qkvo]|q\+k\+v)|cross_attn\.[qo])", _QUANTISED),
-    (r"transformer\.blocks\.\d+\.ffn\.[02]", _QUANTISED),
-    (r"transformer\.blocks\.\d+\.memory\.(decay\+beta|out_gate)", "gate of the memory, whose error the scan amplifies"),
-    (r"transformer\.patch_embedding", "first layer"),
-    (r"transformer\.head\.head", "last layer"),
-    (r"decoder(\..+)?", "autoencoder"),
-)
+CHANNEL_AXIS = {"MatMul": 1, "Conv": 0, "ConvTranspose": 1}  # of a weight's output channels
+_KINDS = (*CHANNEL_AXIS, "Gemm")
+_UNNAMED = "not named by the family"
+_FORM = "expected a MatMul or a convolution of an activation [B, .., N] with an fp32 initializer"
+
+
+class LayersError(UserError):
+    """A pattern of the manifest that is no regular expression."""
 
 
 @dataclass(frozen=True)
-class Linear:
-    """One product with a constant weight."""
+class Layer:
+    """What can be quantised or not as a whole.
 
-    name: str  # its module, e.g. "transformer.blocks.0.self_attn.q": unique over all engines
+    `name`: its module, such as "blocks.0.attn.q". What comes later of the same module in that graph has its number
+    behind it. Another engine's of the same name is the same layer, traced once more.
+    """
+
+    name: str
     engine: str
-    node: str  # of the MatMul
+    node: str
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    """One product with a constant weight: a `MatMul`, or a convolution."""
+
+    operator: str  # one of CHANNEL_AXIS
     input: str  # activation; several linears may read the same
-    weight: str  # initializer [K, N]
-    shape: tuple[int, int]  # K, N
-    bias_node: str | None  # the Add that alone reads the product
+    rank: int  # of the activation
+    weight: str  # initializer
+    shape: tuple[int, ...]  # of the weight: [K, N] of a MatMul
+    bias_node: str | None  # of a MatMul: the Add that alone reads the product
     bias: str | None  # its initializer [N]
+
+    @property
+    def axis(self) -> int:
+        """Of the weight's output channels."""
+        return CHANNEL_AXIS[self.operator]
+
+    @property
+    def channels(self) -> int:
+        return self.shape[self.axis]
+
+    @property
+    def size(self) -> int:
+        """Numbers of the weight."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -61,56 +86,72 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Product:
+class Product(Layer):
     """One Attention node: two products of activations, query with key and probabilities with value."""
 
-    name: str  # e.g. "transformer.blocks.0.self_attn.attention"
-    engine: str
-    node: str
     query: str  # activation [B, T, heads * d]
     key: str  # activation [B, S, heads * d]
     value: str  # activation [B, S, heads * d]
 
 
-def find_linears(model: ModelProto, engine: str) -> Found:
-    """What to quantise, and every other MatMul, Gemm and Conv with a constant weight, in the graph's order.
+def find_linears(model: ModelProto, engine: str, layers: Sequence[Layers]) -> Found:
+    """What to quantise, and every other MatMul, Gemm and convolution with a constant weight, in the graph's order.
 
-    Reads names and dims only: weights outside the file need not be loaded.
+    Reads names and shapes only: weights outside the file need not be loaded. Raises LayersError.
     """
-    weights, reading = initializers(model), readers(model)
-    nodes = _weighted(model)
-    nameless = [node.name for node in nodes if not module_of(node)]
+    weights, reading, values = initializers(model), readers(model), values_by_name(model)
+    reason, named = _reasons(layers), _Names()
     linears: list[Linear] = []
     skipped: list[Skipped] = []
-    for node in nodes:
-        patches = engine == "step" and nameless == [node.name]
-        name = PATCH_EMBEDDING if patches else module_of(node) or node.name
-        reason = next((reason for pattern, reason in _TABLE if re.fullmatch(pattern, name)), "unknown")
-        linear = _linear(node, name, engine, weights, reading.get(node.output[0], []))
-        if linear and reason == _QUANTISED:
+    for node in _weighted(model):
+        name = named(node)
+        why = reason(module_of(node) or node.name)
+        known = values.get(node.input[0])
+        rank = len(known.type.tensor_type.shape.dim) if known is not None else 0
+        linear = _linear(node, name, engine, rank, weights, reading.get(node.output[0], []))
+        if why is None and linear is not None:
             linears.append(linear)
         else:
-            form = f"got {node.op_type}, expected MatMul(x, W) with an fp32 initializer W [K, N]"
-            skipped.append(Skipped(name, engine, reason or form))
+            skipped.append(Skipped(name, engine, why or f"got {node.op_type}, {_FORM}"))
     return Found(linears, skipped)
 
 
-def find_products(model: ModelProto, engine: str) -> list[Product]:
-    """The Attention nodes, in the graph's order: a block's first is over the window, its second over the prompt."""
-    nodes = [node for node in model.graph.node if node.op_type == "Attention"]
-    total, seen = Counter(map(module_of, nodes)), Counter[str]()
+def find_products(model: ModelProto, engine: str, layers: Sequence[Layers]) -> list[Product]:
+    """The Attention nodes that may be quantised, in the graph's order. Raises LayersError."""
+    reason, named = _reasons(layers), _Names()
     products = []
-    for node in nodes:
-        module = module_of(node)
-        parts = [module or node.name]
-        if total[module] == 2:
-            parts.append("cross_attn" if seen[module] else "self_attn")
-        elif total[module] > 1:
-            parts.append(str(seen[module]))
-        seen[module] += 1
-        query, key, value = node.input[:3]
-        products.append(Product(".".join([*parts, "attention"]), engine, node.name, query, key, value))
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            name = named(node)
+            if reason(module_of(node) or node.name) is None:
+                products.append(Product(name, engine, node.name, *node.input[:3]))
     return products
+
+
+class _Names:
+    """Names of nodes: that of the module, numbered where it has several; without a module that of the node."""
+
+    def __init__(self) -> None:
+        self._seen = Counter[str]()
+
+    def __call__(self, node: NodeProto) -> str:
+        module = module_of(node) or node.name
+        self._seen[module] += 1
+        return module if self._seen[module] == 1 else f"{module}.{self._seen[module]}"
+
+
+def _reasons(layers: Sequence[Layers]) -> Callable[[str], str | None]:
+    """Why the layer of a module stays as it is; None if it may be quantised."""
+    compiled = []
+    for index, entry in enumerate(layers):
+        try:
+            compiled.append((re.compile(entry.modules), entry.keep))
+        except re.error as error:
+            raise LayersError(
+                f"lower_precision.layers.{index}.modules: got {entry.modules!r} ({error}), expected a regular "
+                "expression; mend the family and export the plan again"
+            ) from None
+    return lambda module: next((keep for pattern, keep in compiled if pattern.fullmatch(module)), _UNNAMED)
 
 
 def _weighted(model: ModelProto) -> list[NodeProto]:
@@ -123,15 +164,27 @@ def _weighted(model: ModelProto) -> list[NodeProto]:
 
 
 def _linear(
-    node: NodeProto, name: str, engine: str, weights: Mapping[str, TensorProto], reading: list[NodeProto]
+    node: NodeProto, name: str, engine: str, rank: int, weights: Mapping[str, TensorProto], reading: list[NodeProto]
 ) -> Linear | None:
+    """None for a form that is not quantised."""
     weight = weights.get(node.input[1])
-    if node.op_type != "MatMul" or weight is None or len(weight.dims) != 2 or weight.data_type != TensorProto.FLOAT:
+    if node.op_type not in CHANNEL_AXIS or weight is None or weight.data_type != TensorProto.FLOAT or rank < 3:
         return None
-    inputs, outputs = weight.dims
+    shape = tuple(weight.dims)
     bias_node = bias = None
+    if node.op_type == "MatMul":
+        if len(shape) != 2:
+            return None
+        bias_node, bias = _bias(shape[1], weights, reading)
+    elif node.op_type == "ConvTranspose" and any(entry.name == "group" and entry.i != 1 for entry in node.attribute):
+        return None  # its weight [C, M / groups, ..] has a channel of each group in one row
+    return Linear(name, engine, node.name, node.op_type, node.input[0], rank, weight.name, shape, bias_node, bias)
+
+
+def _bias(channels: int, weights: Mapping[str, TensorProto], reading: list[NodeProto]) -> tuple[str | None, str | None]:
+    """The Add of a bias, if that alone reads the product, and the bias."""
     if len(reading) == 1 and reading[0].op_type == "Add":
         others = [other for other in reading[0].input if other in weights]
-        if len(others) == 1 and list(weights[others[0]].dims) in ([outputs], [1, 1, outputs]):
-            bias_node, bias = reading[0].name, others[0]
-    return Linear(name, engine, node.name, node.input[0], weight.name, (inputs, outputs), bias_node, bias)
+        if len(others) == 1 and list(weights[others[0]].dims) in ([channels], [1, 1, channels]):
+            return reading[0].name, others[0]
+    return None, None

@@ -21,7 +21,7 @@ class MemoryShortageError(UserError):
 def needed_bytes(plan: Plan) -> int:
     """Memory to calibrate an fp32 plan and to compare it with another."""
     manifest = plan.manifest
-    state = sum(tensor.size_bytes for _, engine in manifest.engines.items() for tensor in engine.inputs)
+    state = sum(tensor.size_bytes for engine in manifest.engines.values() for tensor in engine.inputs)
     return BASE_BYTES + SESSIONS * sum(file.size_bytes for file in manifest.files.values()) + STATES * state
 
 

@@ -20,7 +20,7 @@ from videossm.runtime.errors import UserError
 
 Floats = NDArray[np.floating[Any]]
 AnyFloat = TypeVar("AnyFloat", bound=np.floating[Any])
-Precision = Literal["int8", "fp8"]
+EightBits = Literal["int8", "fp8"]
 Method = Literal["max", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -106,7 +106,7 @@ def _round_e4m3(codes: NDArray[AnyFloat]) -> NDArray[AnyFloat]:
     return (codes + large) - large
 
 
-FORMATS: dict[Precision, Format] = {"int8": Format(127.0, np.rint, one_sided=True), "fp8": Format(448.0, _round_e4m3)}
+FORMATS: dict[EightBits, Format] = {"int8": Format(127.0, np.rint, one_sided=True), "fp8": Format(448.0, _round_e4m3)}
 
 
 class Observer(ABC):
@@ -226,7 +226,7 @@ class EntropyObserver(_HistogramObserver):
     squared error is 7 to 42 times that of `max`; `max` and `mse` suit fp8 better.
     """
 
-    def __init__(self, name: str, precision: Precision) -> None:
+    def __init__(self, name: str, precision: EightBits) -> None:
         super().__init__(name)
         self._levels = _int8_levels if precision == "int8" else _fp8_levels
 
@@ -292,7 +292,7 @@ def _smoothed(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 class MseObserver(_HistogramObserver):
     """The range with the least mean squared quantisation error over the histogram, bins taken at their centres."""
 
-    def __init__(self, name: str, precision: Precision) -> None:
+    def __init__(self, name: str, precision: EightBits) -> None:
         super().__init__(name)
         self._format = FORMATS[precision]
 
@@ -317,7 +317,7 @@ def _least_error(values: Floats, counts: Floats, amax: Floats, form: Format, lea
     return best
 
 
-def make_observer(method: Method, precision: Precision, name: str) -> Observer:
+def make_observer(method: Method, precision: EightBits, name: str) -> Observer:
     """An observer of the tensor `name`. Raises ObserverError for a method or precision that does not exist."""
     _check(method, precision)
     if method == "max":
@@ -327,7 +327,7 @@ def make_observer(method: Method, precision: Precision, name: str) -> Observer:
     return EntropyObserver(name, precision) if method == "entropy" else MseObserver(name, precision)
 
 
-def weight_scales(weight: Floats, precision: Precision, method: Method) -> NDArray[np.float32]:
+def weight_scales(weight: Floats, precision: EightBits, method: Method) -> NDArray[np.float32]:
     """Scales [N] of the output channels of `weight` [K, N].
 
     `percentile` and `entropy` use `max`: they are for the tail of a large sample, and a channel's K weights are all

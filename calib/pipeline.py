@@ -4,34 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import cast
 
 from videossm.calib.assess import Origin, full_report, report_inputs, short_inputs, short_report
-from videossm.calib.calibrate import calibrate, recorded_chunks
-from videossm.calib.calibration import Calibration, Settings
+from videossm.calib.calibrate import calibrate, recorded_chunks, settings_for
+from videossm.calib.calibration import Calibration
 from videossm.calib.memory import check_memory
-from videossm.calib.observers import Precision
-from videossm.calib.plans import HALF, add_to_plan, candidates, check_source, write_half, write_quantized
+from videossm.calib.observers import EightBits
+from videossm.calib.options import HALF, PrecisionOptions
+from videossm.calib.plans import add_to_plan, candidates, check_source, write_half, write_quantized
 from videossm.calib.progress import Progress, Say
-from videossm.calib.report import Report, write_report
+from videossm.calib.report import AccuracyReport, write_report
 from videossm.calib.sensitivity import Probe, hold_budget
 from videossm.runtime import Plan
-
-ReportKind = Literal["short", "full", "none"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to make. `calibration`, or else `settings` to record one with, for int8 and fp8; neither for fp16 and bf16.
-
-    `max_error`: largest mean relative error of the latents, as `Probe.error` measures it; None for any.
-    """
-
-    precision: str
-    calibration: Calibration | None = None
-    settings: Settings | None = None
-    max_error: float | None = None
-    report: ReportKind = "short"
 
 
 @dataclass(frozen=True)
@@ -39,52 +24,53 @@ class Lowered:
     """The plan that was made, and its report where one was asked for."""
 
     plan: Plan
-    report: Report | None
+    report: AccuracyReport | None
 
 
-def lower_precision(source: Plan, request: Request, folder: Path, progress: Progress, say: Say) -> Lowered:
-    """Fills the empty `folder` with the fp32 plan `source` in another precision.
+def lower_precision(source: Plan, options: PrecisionOptions, folder: Path, progress: Progress, say: Say) -> Lowered:
+    """Fills the empty `folder` with the fp32 plan `source` in another precision, as `options` say, which were checked.
 
     Raises UserError: for a plan or a calibration that does not fit, for memory that is too small, and for values that
     are not finite.
     """
     check_source(source)
     check_memory(source)
-    if request.precision in HALF:
-        plan, origin = write_half(source, request.precision, folder), Origin()
+    if options.precision in HALF:
+        plan, origin = write_half(source, options.precision, folder), Origin()
     else:
-        plan, origin = _quantised(source, request, folder, progress, say)
-    report: Report
-    if request.report == "none":
+        plan, origin = _quantised(source, options, folder, progress, say)
+    report: AccuracyReport
+    if options.report == "none":
         return Lowered(plan, None)
-    if request.report == "short":
-        report = short_report(source, plan, short_inputs(source), origin, progress, say)
-    else:
+    if options.report == "full":
         report = full_report(source, plan, report_inputs(source), origin, progress, say)
+    else:
+        report = short_report(source, plan, short_inputs(source), origin, progress, say)
     write_report(report, folder)
     return Lowered(add_to_plan(plan), report)
 
 
-def _quantised(source: Plan, request: Request, folder: Path, progress: Progress, say: Say) -> tuple[Plan, Origin]:
-    calibration = request.calibration or _calibrated(source, request, progress)
+def _quantised(
+    source: Plan, options: PrecisionOptions, folder: Path, progress: Progress, say: Say
+) -> tuple[Plan, Origin]:
+    calibration = options.scales() or _calibrated(source, options, progress)
     calibration.check(source)
     linears, products, skipped = candidates(source)
     products = products if calibration.settings.quantize_attention else []
-    names = [linear.name for linear in linears] + [product.name for product in products]
+    names = list(dict.fromkeys(layer.name for layer in (*linears, *products)))
     ranking = None
-    if request.max_error is not None:
+    if options.max_error is not None:
         inputs = short_inputs(source)
         probe = Probe(source, inputs.prompts, inputs.seeds)
-        ranking = hold_budget(probe, calibration, names, request.max_error, progress, say)
+        ranking = hold_budget(probe, calibration, names, options.max_error, progress, say)
     back = ranking.fallback.layers if ranking and ranking.fallback else ()
     plan = write_quantized(source, calibration, set(names) - set(back), folder)
     quantised = [linear for linear in linears if linear.name not in back]
     return plan, Origin(calibration, names, quantised, skipped, ranking)
 
 
-def _calibrated(source: Plan, request: Request, progress: Progress) -> Calibration:
-    assert request.settings is not None, "a request says how to calibrate"
-    precision: Precision = "int8" if request.precision == "int8" else "fp8"
-    with progress(recorded_chunks(request.settings), "chunk") as bar:
+def _calibrated(source: Plan, options: PrecisionOptions, progress: Progress) -> Calibration:
+    settings = settings_for(source, options.calibrating)
+    with progress(recorded_chunks(settings), "chunk") as bar:
         bar.set_description("calibration")
-        return calibrate(source, precision, request.settings, bar.update)
+        return calibrate(source, cast("EightBits", options.precision), settings, bar.update)

@@ -6,36 +6,57 @@ import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import ModelProto, helper
+from onnx import ModelProto, ValueInfoProto, helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from videossm.calib.calibration import Calibration, CalibrationError
 from videossm.calib.half import to_half
 from videossm.calib.linears import Linear, Product, Skipped, find_linears, find_products
 from videossm.calib.observers import Codes, weight_scales
+from videossm.calib.options import HALF, QUANTISED
 from videossm.calib.qdq import quantize, quantize_attention
 from videossm.calib.smoothquant import smooth
 from videossm.runtime import Plan
 from videossm.runtime.errors import UserError
+from videossm.runtime.manifest import Manifest
 from videossm.runtime.plan import write_manifest
 
-QUANTISED_ENGINES = ("step",)
-KEPT_ENGINES = {  # why they stay fp32
-    "text_encoder": "runs once a prompt, and every pass reads what it makes",
-    "memory": "state",
-    "decoder": "pixels",
-}
 INLINE_BYTES = 1 << 27  # of a graph's weights; more go to a file beside it
-HALF = {"fp16": "float16", "bf16": "bfloat16"}  # precision -> dtype of its tensors
 CALIBRATION_FILE = "calibration.json"
 
 
 class PrecisionError(UserError):
     """A plan that cannot be made of this one."""
+
+
+class Candidates(NamedTuple):
+    """All that could be quantised, over the engines of a plan, and what never is."""
+
+    linears: list[Linear]
+    products: list[Product]
+    skipped: list[Skipped]
+
+    @property
+    def engines(self) -> dict[str, tuple[str, ...]]:
+        """Those that each layer is in, by its name: a layer of two engines is quantised in both or in none."""
+        found: dict[str, tuple[str, ...]] = {}
+        for layer in (*self.linears, *self.products):
+            found[layer.name] = (*found.get(layer.name, ()), layer.engine)
+        return found
+
+
+def quantised_engines(manifest: Manifest) -> list[str]:
+    """The engines that int8 and fp8 may touch."""
+    return [name for name in manifest.engines if name not in manifest.lower_precision.kept_engines]
+
+
+def chunks_within(plan: Plan, chunks: int) -> int:
+    """As many as `chunks`, or all of a clip that ends before."""
+    return min(chunks, plan.manifest.stream.chunks or chunks)
 
 
 def check_source(plan: Plan) -> None:
@@ -46,22 +67,22 @@ def check_source(plan: Plan) -> None:
         )
 
 
-def candidates(plan: Plan) -> tuple[list[Linear], list[Product], list[Skipped]]:
-    """All that could be quantised, over the engines of `plan`, and what never is."""
-    linears: list[Linear] = []
-    products: list[Product] = []
-    skipped: list[Skipped] = []
-    for name, spec in plan.manifest.engines.items():
-        model = onnx.load(plan.path / spec.file, load_external_data=False)
-        found, left = find_linears(model, name)
-        if name in QUANTISED_ENGINES:
-            linears += found
-            products += find_products(model, name)
+def candidates(plan: Plan) -> Candidates:
+    """Raises LayersError."""
+    found = Candidates([], [], [])
+    precision = plan.manifest.lower_precision
+    for name in plan.manifest.engines:
+        model, _ = _load(plan, name)
+        linears, skipped = find_linears(model, name, precision.layers)
+        reason = precision.kept_engines.get(name)
+        if reason is None:
+            found.linears.extend(linears)
+            found.products.extend(find_products(model, name, precision.layers))
         else:
-            layers = [linear.name for linear in found] + [skip.name for skip in left]
-            left = [Skipped(layer, name, KEPT_ENGINES[name]) for layer in layers]
-        skipped += left
-    return linears, products, skipped
+            names = [layer.name for layer in linears] + [layer.name for layer in skipped]
+            skipped = [Skipped(layer, name, reason) for layer in names]
+        found.skipped.extend(skipped)
+    return found
 
 
 def smoothed_graph(plan: Plan, engine: str, channel_amax: Mapping[str, Any], alpha: float) -> ModelProto:
@@ -70,7 +91,7 @@ def smoothed_graph(plan: Plan, engine: str, channel_amax: Mapping[str, Any], alp
     `channel_amax`: largest magnitude of each channel, [K], by tensor.
     """
     model, folder = _load(plan, engine)
-    linears, _ = find_linears(model, engine)
+    linears, _ = find_linears(model, engine, plan.manifest.lower_precision.layers)
     amax = {name: np.asarray(values, np.float32) for name, values in channel_amax.items()}
     smooth(model, linears, amax, alpha, folder)
     load_external_data_for_model(model, str(folder))
@@ -80,15 +101,16 @@ def smoothed_graph(plan: Plan, engine: str, channel_amax: Mapping[str, Any], alp
 def quantized_graph(plan: Plan, engine: str, calibration: Calibration, chosen: Collection[str]) -> ModelProto:
     """The graph of an engine with those of its layers quantised whose names are in `chosen`."""
     settings, tensors = calibration.settings, calibration.tensors.get(engine, {})
+    layers = plan.manifest.lower_precision.layers
     model, folder = _load(plan, engine)
-    linears = [linear for linear in find_linears(model, engine)[0] if linear.name in chosen]
+    linears, _ = find_linears(model, engine, layers)
     if settings.smoothquant is not None:
         amax = {name: np.asarray(t.channel_amax, np.float32) for name, t in tensors.items() if t.channel_amax}
-        smoothed = find_linears(model, engine)[0]
-        _check_channels(smoothed, amax)
-        smooth(model, smoothed, amax, settings.smoothquant, folder)
-        linears = [linear for linear in find_linears(model, engine)[0] if linear.name in chosen]
-    products = [product for product in find_products(model, engine) if product.name in chosen]
+        _check_channels(linears, amax)
+        smooth(model, linears, amax, settings.smoothquant, folder)
+        linears, _ = find_linears(model, engine, layers)
+    linears = [linear for linear in linears if linear.name in chosen]
+    products = [product for product in find_products(model, engine, layers) if product.name in chosen]
     wanted = [linear.input for linear in linears]
     wanted += [name for product in products for name in (product.query, product.key, product.value)]
     calibration.check_tensors(engine, wanted)
@@ -104,37 +126,51 @@ def quantized_graph(plan: Plan, engine: str, calibration: Calibration, chosen: C
 
 def write_quantized(plan: Plan, calibration: Calibration, chosen: Collection[str], folder: Path) -> Plan:
     """Fills the empty `folder` with `plan`, the `chosen` layers in the calibration's precision; returns that plan."""
-    shared = [plan.tokenizer_file.name]
+    shared, quantised = _tokenizer(plan), quantised_engines(plan.manifest)
     for name, spec in plan.manifest.engines.items():
-        if name in QUANTISED_ENGINES:
+        if name in quantised:
             save_graph(quantized_graph(plan, name, calibration, chosen), folder / spec.file)
         else:
             shared += graph_files(plan.path / spec.file)
     calibration.save(folder / CALIBRATION_FILE)
-    return _finish(plan, folder, shared, precision=calibration.precision)
+    return _finish(plan, folder, shared, {**plan.values(), "precision": calibration.precision})
 
 
 def write_half(plan: Plan, precision: str, folder: Path) -> Plan:
     """Fills the empty `folder` with `plan` in "fp16" or "bf16"; returns that plan."""
-    engines = {}
+    values = {**plan.values(), "precision": precision}
     for name, spec in plan.manifest.engines.items():
-        model = half_graph(plan, name, precision)
+        model = to_half(onnx.load(plan.path / spec.file), name, plan.manifest, precision)
         save_graph(model, folder / spec.file)
-        inputs, outputs = ([_tensor(value) for value in values] for values in (model.graph.input, model.graph.output))
-        engines[name] = {"file": spec.file, "inputs": inputs, "outputs": outputs}
-    return _finish(plan, folder, [plan.tokenizer_file.name], precision=precision, engines=engines)
+        dtypes = {value.name: _dtype(value) for value in (*model.graph.input, *model.graph.output)}
+        for tensor in (*values["engines"][name]["inputs"], *values["engines"][name]["outputs"]):
+            tensor["dtype"] = dtypes[tensor["name"]]
+    for state in values["states"]:
+        if state["half"] and state["dtype"] == "float32":
+            state["dtype"] = HALF[precision]
+    return _finish(plan, folder, _tokenizer(plan), values)
 
 
-def half_graph(plan: Plan, engine: str, precision: str) -> ModelProto:
-    """The graph of an engine in "fp16" or "bf16", weights loaded."""
-    model, folder = _load(plan, engine)
-    load_external_data_for_model(model, str(folder))
-    return to_half(model, engine, precision)
+def in_precision(plan: Plan, engine: str, graph: Path) -> ModelProto:
+    """An fp32 graph of an engine, weights loaded, in the precision that `plan` has the engine in.
+
+    `graph`: a file with the same tensors as the engine of the fp32 plan, as the one whose scans are not lowered.
+    Raises PrecisionError for an engine in 8 bits.
+    """
+    precision = plan.manifest.precision
+    if precision in HALF:
+        return to_half(onnx.load(graph), engine, plan.manifest, precision)
+    if precision in QUANTISED and engine in quantised_engines(plan.manifest):
+        raise PrecisionError(
+            f"plugins: got them for the engine {engine} in {precision}, expected fp32, fp16 or bf16, as plugins and "
+            f"{precision} in one engine are not supported; choose another --precision, or leave --plugins out"
+        )
+    return onnx.load(graph)
 
 
 def add_to_plan(plan: Plan) -> Plan:
     """The files that were added to the folder of `plan` become part of it, and its identity another."""
-    return write_manifest(plan.path, _values(plan), plan.manifest.files)
+    return write_manifest(plan.path, plan.values(), plan.manifest.files)
 
 
 def save_graph(model: ModelProto, path: Path) -> None:
@@ -148,14 +184,19 @@ def save_graph(model: ModelProto, path: Path) -> None:
 
 def _load(plan: Plan, engine: str) -> tuple[ModelProto, Path]:
     """The graph without its weights where they lie in a file of their own, and the folder of that file."""
-    spec = dict(plan.manifest.engines.items())[engine]
-    return onnx.load(plan.path / spec.file, load_external_data=False), plan.path
+    file = plan.path / plan.manifest.engines[engine].file
+    return onnx.load(file, load_external_data=False), plan.path
+
+
+def _tokenizer(plan: Plan) -> list[str]:
+    """Its file, where the plan has one."""
+    return [plan.tokenizer_file.name] if plan.manifest.text is not None else []
 
 
 def _check_channels(linears: Sequence[Linear], channel_amax: Mapping[str, Any]) -> None:
     for linear in linears:
         channels, expected = channel_amax.get(linear.input), linear.shape[0]
-        if channels is not None and len(channels) != expected:
+        if linear.operator == "MatMul" and channels is not None and len(channels) != expected:
             raise CalibrationError(
                 f"calibration: tensors.{linear.engine}.{linear.input}.channel_amax: got {len(channels)} channels, "
                 f"expected {expected}; restore the file or calibrate again"
@@ -183,20 +224,12 @@ def share(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _finish(plan: Plan, folder: Path, shared: Sequence[str], **changes: Any) -> Plan:
-    """Adds the files of `plan` named in `shared` as they are, and the manifest with its `changes`."""
+def _finish(plan: Plan, folder: Path, shared: Sequence[str], values: Mapping[str, Any]) -> Plan:
+    """Adds the files of `plan` named in `shared` as they are, and a manifest of `values`."""
     for name in shared:
         share(plan.path / name, folder / name)
-    hashed = {name: plan.manifest.files[name] for name in shared}
-    return write_manifest(folder, {**_values(plan), **changes}, hashed)
+    return write_manifest(folder, values, {name: plan.manifest.files[name] for name in shared})
 
 
-def _values(plan: Plan) -> dict[str, Any]:
-    """The manifest without its list of files."""
-    return plan.values()
-
-
-def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
-    kind = value.type.tensor_type
-    dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
-    return {"name": value.name, "dtype": str(dtype), "shape": [d.dim_value for d in kind.shape.dim]}
+def _dtype(value: ValueInfoProto) -> str:
+    return str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from videossm.models.shapes.world import random_prompt
 from videossm.runtime import Plan, PromptError
 from videossm.runtime.prompt import PromptTokenizer
 
@@ -14,7 +13,12 @@ WORDS = 5  # of a prompt for a model that nothing is known of
 
 
 def read_prompts(file: Path, plan: Plan) -> tuple[str, ...]:
-    """One prompt a line, blank lines left out. Raises PromptError for none, or one that the plan cannot express."""
+    """One prompt a line, blank lines left out.
+
+    Raises PromptError for none, for one that the plan cannot express, and for a plan without text.
+    """
+    if plan.manifest.text is None:
+        raise PromptError(f"prompts: got {file} for a plan without text, expected none; leave it out")
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -24,15 +28,17 @@ def read_prompts(file: Path, plan: Plan) -> tuple[str, ...]:
     prompts = tuple(line.strip() for line in lines if line.strip())
     if not prompts:
         raise PromptError(f"prompts: got {file} without any, expected one a line; add some")
-    PromptTokenizer(plan.tokenizer_file, plan.manifest.text.length).encode(prompts)
+    PromptTokenizer(plan.tokenizer_file, plan.manifest.text).encode(prompts)
     return prompts
 
 
-def default_prompts(plan: Plan, count: int, seed: int) -> tuple[str, ...]:
-    """`count` prompts of the plan's own kind: of the shapes world, or else words of its tokenizer."""
-    rng = np.random.default_rng(seed)
-    if plan.name == "shapes":
-        return tuple(str(random_prompt(rng)) for _ in range(count))
-    words = PromptTokenizer(plan.tokenizer_file, plan.manifest.text.length).words()
-    length = min(WORDS, plan.manifest.text.length)
-    return tuple(" ".join(rng.choice(words, length)) for _ in range(count))
+def default_prompts(plan: Plan, count: int, seed: int) -> tuple[str, ...] | None:
+    """`count` prompts: the plan's own examples, or else words of its tokenizer. None for a plan without text."""
+    text, rng = plan.manifest.text, np.random.default_rng(seed)
+    if text is None:
+        return None
+    if text.examples:
+        order = rng.permutation(len(text.examples))
+        return tuple(text.examples[order[i % len(order)]] for i in range(count))
+    words = PromptTokenizer(plan.tokenizer_file, text).words()
+    return tuple(" ".join(rng.choice(words, min(WORDS, text.length))) for _ in range(count))

@@ -4,6 +4,9 @@
     after   y = MatMul(QDQ(x), DequantizeLinear<axis=1>(W.q, W.scale, W.zero)) -> Add(bias)
             QDQ(x) = DequantizeLinear(QuantizeLinear(x, x.scale, x.zero), x.scale, x.zero)
 
+    before  y = Conv(x, W, bias)                                                W fp32 [M, C, ..]
+    after   y = Conv(QDQ(x), DequantizeLinear<axis=0>(W.q, W.scale, W.zero), bias)
+
 An activation has one scale, [] fp32; a weight is stored in 8 bits with a scale per output channel, [N] fp32. All of it
 is symmetric: int8 in [-127, 127] (activations saturate at -128), fp8 (E4M3) in [-448, 448]. But for what is almost of
 one sign, as GELU makes it: there int8's zero point moves all 256 codes to that side. What else reads x, a gate for one,
@@ -13,10 +16,10 @@ Constraints, all of them from ONNX Runtime 1.31 on a CPU; TensorRT-RTX 1.7 takes
 - Zero points are written out: without one it takes int8 for uint8.
 - A pair for every linear, with constants of its own, even where several read x. In int8 it fuses a product only if
   its QuantizeLinear has no other reader (x86), and merges two with the same constants: of the 48 linears that a
-  `shapes` step had before q, k and v were merged, shared pairs leave 18 in fp32, and 3.3 ms where this takes 2.2. In
+  `shapes` pass had before q, k and v were merged, shared pairs leave 18 in fp32, and 3.3 ms where this takes 2.2. In
   fp8, a linear that only a shared pair reads is fused with it, to what has no fp8 kernel.
-- int8: the bias is [1, 1, N], or it merges product and bias to a Gemm, which it refuses in int8. So a linear is one
-  MatMulIntegerToFloat, and its input must have three dimensions.
+- int8: the bias of a product is [1, .., 1, N], with as many dimensions as the product, or it merges the two to a Gemm,
+  which it refuses in int8. So a linear is one MatMulIntegerToFloat, and its input must have three dimensions or more.
 - fp8: the bias is [N], to make that very Gemm; it takes a product without one for int8 and refuses the graph.
 
 Attention, whose probabilities in [0, 1] need no calibration:
@@ -42,14 +45,21 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from onnx import ModelProto, NodeProto, helper
 
-from videossm.calib.graph import add_constant, drop_unread, initializers, rebuild, replace_input, values_of
+from videossm.calib.graph import (
+    add_constant,
+    drop_unread,
+    initializers,
+    rebuild,
+    replace_input,
+    values_by_name,
+    values_of,
+)
 from videossm.calib.linears import Linear, Product
-from videossm.calib.observers import FORMATS, Codes, Precision
+from videossm.calib.observers import FORMATS, Codes, EightBits
 from videossm.runtime.errors import UserError
 
 LOWEST = -65504.0  # a masked score: finite in every type that a graph may be cast to, and its exp() is 0
-_DTYPES: dict[Precision, DTypeLike] = {"int8": np.int8, "fp8": ml_dtypes.float8_e4m3fn}
-_BIAS_SHAPES: dict[Precision, tuple[int, ...]] = {"int8": (1, 1, -1), "fp8": (-1,)}
+_DTYPES: dict[EightBits, DTypeLike] = {"int8": np.int8, "fp8": ml_dtypes.float8_e4m3fn}
 
 
 class QuantizationError(UserError):
@@ -60,7 +70,7 @@ def quantize(
     model: ModelProto,
     linears: Sequence[Linear],
     codes: Mapping[str, Codes],
-    precision: Precision,
+    precision: EightBits,
     weight_scales: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     folder: Path | None = None,
 ) -> ModelProto:
@@ -68,7 +78,8 @@ def quantize(
 
     Args:
         codes: of every tensor that the linears read.
-        weight_scales: from a weight [K, N] to its scales [N], above 0.
+        weight_scales: from a weight [K, N] to the scales [N] of its output channels, above 0; a convolution's comes
+            in the same form.
         folder: where the weights lie that were not loaded with the model. One is read at a time; the others can be
             loaded afterwards with `onnx.load_external_data_for_model`.
 
@@ -84,11 +95,12 @@ def quantize(
         added = before.setdefault(linear.node, [])
         activation = _pair(model, added, linear.input, label, _checked(codes, linear.input), precision)
         weight = _quantize_weight(model, added, linear, precision, weight_scales, folder)
-        nodes[linear.node].input[:] = [activation, weight]
+        nodes[linear.node].input[:2] = [activation, weight]
         drop_unread(model, {linear.weight})
         if linear.bias_node and linear.bias:
             # Equal biases are stored once, so that others may read this one.
-            bias = values_of(initializers(model)[linear.bias], folder).reshape(_BIAS_SHAPES[precision])
+            shape = (1,) * (linear.rank - 1) if precision == "int8" else ()
+            bias = values_of(initializers(model)[linear.bias], folder).reshape(*shape, -1)
             name = add_constant(model, f"{linear.name}.bias.{precision}", bias)
             replace_input(nodes[linear.bias_node], linear.bias, name)
             drop_unread(model, {linear.bias})
@@ -97,7 +109,7 @@ def quantize(
 
 
 def quantize_attention(
-    model: ModelProto, products: Sequence[Product], codes: Mapping[str, Codes], precision: Precision
+    model: ModelProto, products: Sequence[Product], codes: Mapping[str, Codes], precision: EightBits
 ) -> ModelProto:
     """Quantises the two products of the given Attention nodes of `model` itself, and returns it.
 
@@ -111,7 +123,7 @@ def quantize_attention(
 
 
 def _take_apart(
-    model: ModelProto, product: Product, node: NodeProto, codes: Mapping[str, Codes], precision: Precision
+    model: ModelProto, product: Product, node: NodeProto, codes: Mapping[str, Codes], precision: EightBits
 ) -> list[NodeProto]:
     heads, mask = _heads_and_mask(product, node)
     scale = 1 / math.sqrt(_query_width(model, product) // heads)
@@ -157,17 +169,16 @@ def _heads_and_mask(product: Product, node: NodeProto) -> tuple[int, str]:
 
 
 def _query_width(model: ModelProto, product: Product) -> int:
-    for value in (*model.graph.value_info, *model.graph.input):
-        sizes = value.type.tensor_type.shape.dim
-        if value.name == product.query and sizes and sizes[-1].dim_value:
-            return int(sizes[-1].dim_value)
+    known = values_by_name(model).get(product.query)
+    if known is not None and (sizes := known.type.tensor_type.shape.dim) and sizes[-1].dim_value:
+        return int(sizes[-1].dim_value)
     raise QuantizationError(
         f"{product.name}: got no static shape of {product.query!r}, expected one; run shape inference first"
     )
 
 
 def _pair(
-    model: ModelProto, nodes: list[NodeProto], tensor: str, label: str, codes: Codes, precision: Precision
+    model: ModelProto, nodes: list[NodeProto], tensor: str, label: str, codes: Codes, precision: EightBits
 ) -> str:
     """Appends QuantizeLinear and DequantizeLinear to `nodes`; returns the latter's output."""
     constants = [
@@ -184,21 +195,23 @@ def _quantize_weight(
     model: ModelProto,
     nodes: list[NodeProto],
     linear: Linear,
-    precision: Precision,
+    precision: EightBits,
     weight_scales: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     folder: Path | None,
 ) -> str:
     """Appends DequantizeLinear to `nodes`; returns its output."""
     kind, name = FORMATS[precision], f"{linear.name}.weight"
     values = values_of(initializers(model)[linear.weight], folder)
-    columns = weight_scales(values).astype(np.float32, copy=False)
-    values = np.clip(values / columns, -kind.largest, kind.largest)
+    last = np.moveaxis(values, linear.axis, -1)  # the output channels
+    scales = weight_scales(last.reshape(-1, linear.channels)).astype(np.float32, copy=False)
+    codes = kind.round_codes(np.clip(last / scales, -kind.largest, kind.largest))
+    codes = np.ascontiguousarray(np.moveaxis(codes, -1, linear.axis))
     constants = [
-        add_constant(model, f"{name}.q", kind.round_codes(values).astype(_DTYPES[precision], copy=False)),
-        add_constant(model, f"{name}.scale", columns),
-        add_constant(model, f"{name}.zero", np.zeros(columns.shape, _DTYPES[precision])),
+        add_constant(model, f"{name}.q", codes.astype(_DTYPES[precision], copy=False)),
+        add_constant(model, f"{name}.scale", scales),
+        add_constant(model, f"{name}.zero", np.zeros(scales.shape, _DTYPES[precision])),
     ]
-    nodes.append(helper.make_node("DequantizeLinear", constants, [f"{name}.dq"], name=f"{name}.dq", axis=1))
+    nodes.append(helper.make_node("DequantizeLinear", constants, [f"{name}.dq"], name=f"{name}.dq", axis=linear.axis))
     return f"{name}.dq"
 
 

@@ -1,7 +1,7 @@
 """What each layer costs when it alone is quantised, and which must go back to high precision for a budget.
 
 Measured on rollouts: from several places of the fp32 plan's own rollouts, `CHUNKS` chunks are made by each variant from
-the fp32 state, and their clean latents compared. A single step would miss what the sampler and the window amplify.
+the fp32 state, and their clean samples compared. A single pass would miss what the others and the window amplify.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from videossm.calib.calibration import Calibration
 from videossm.calib.compare import difference
 from videossm.calib.contender import Contender, runnable
-from videossm.calib.plans import candidates, quantized_graph, save_graph
+from videossm.calib.plans import candidates, chunks_within, quantized_graph, save_graph
 from videossm.calib.progress import Progress, Say, announce
-from videossm.calib.record import RecordingError, started
+from videossm.calib.record import RecordingError, started, with_seeds
 from videossm.runtime import Plan, Rollout, Snapshot
 
-STARTS = (0, 4, 12)  # chunks from which variants take over: the first, a full window, a memory in use
+STARTS = (0, 4, 12)  # chunks from which variants take over: the first, a full window, one that has evicted
 CHUNKS = 2
 
 
@@ -40,53 +40,57 @@ class Fallback:
 
 @dataclass(frozen=True)
 class Ranking:
-    """`errors`: of each layer when it alone is quantised, by name, the costliest first; `engines`: of those layers.
+    """`errors`: of each layer when it alone is quantised, by name, the costliest first; `engines`: those it is in.
 
     `fallback`: what went back to hold `budget`, an error of all of them together; None where there was no budget.
     """
 
     errors: dict[str, float]
-    engines: dict[str, str]
+    engines: dict[str, tuple[str, ...]]
     budget: float | None = None
     fallback: Fallback | None = None
 
 
-def probe_chunks(rollouts: int) -> int:
-    """How many chunks `Probe.error` makes."""
-    return rollouts * len(STARTS) * CHUNKS
+def probe_chunks(plan: Plan, rollouts: int) -> int:
+    """How many chunks `Probe.error` makes, at most."""
+    return rollouts * len(_starts(plan)) * chunks_within(plan, CHUNKS)
+
+
+def _starts(plan: Plan) -> list[int]:
+    """The chunks of a stream or clip that variants take over from."""
+    last = chunks_within(plan, max(STARTS) + CHUNKS) - chunks_within(plan, CHUNKS)
+    return [start for start in STARTS if start <= last]
 
 
 class Probe:
-    """The fp32 rollouts that variants of `plan` are compared with. `engines`: of every layer, by name."""
+    """The fp32 rollouts that variants of `plan` are compared with. `engines`: those of every layer, by its name."""
 
-    def __init__(self, plan: Plan, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    def __init__(self, plan: Plan, prompts: Sequence[str] | None, seeds: Sequence[int]) -> None:
         self._plan = plan
-        linears, products, _ = candidates(plan)
-        self.engines = {linear.name: linear.engine for linear in linears}
-        self.engines |= {product.name: product.engine for product in products}
-        self._prompt = prompts[0]
+        self.engines = candidates(plan).engines
+        self._prompt = prompts[0] if prompts else None
         self._expected: list[tuple[Snapshot, list[NDArray[np.float32]]]] = []
         rollout = Contender(plan, plan.manifest.precision).rollout(self._prompt, seeds[0])
         fresh = rollout.snapshot()
-        for prompt, seed in zip(prompts, seeds, strict=True):
+        for prompt, seed in with_seeds(prompts, seeds):
             rollout.restore(started(fresh, prompt, seed))
-            for start in STARTS:
+            for start in _starts(plan):
                 for _ in islice(rollout, start - rollout.next_index):
                     pass
                 here = rollout.snapshot()
-                self._expected.append((here, _latents(rollout, here)))
+                self._expected.append((here, _samples(rollout, here)))
                 rollout.restore(here)
 
     def error(self, calibration: Calibration, chosen: Collection[str]) -> float:
-        """Mean relative error of the latents with the layers named in `chosen` quantised."""
+        """Mean relative error of the samples with the layers named in `chosen` quantised."""
         with self._variant(calibration, chosen) as variant:
             rollout = variant.rollout(self._prompt, 0)
             errors = []
             for start, expected in self._expected:
-                errors += [difference(a, b)[0] for a, b in zip(expected, _latents(rollout, start), strict=True)]
+                errors += [difference(a, b)[0] for a, b in zip(expected, _samples(rollout, start), strict=True)]
         if not np.isfinite(errors).all():
             raise RecordingError(
-                f"rollout with {', '.join(sorted(chosen)[:3])} quantised: got latents that are not finite, "
+                f"rollout with {', '.join(sorted(chosen)[:3])} quantised: got samples that are not finite, "
                 "expected numbers; calibrate again"
             )
         return float(np.mean(errors))
@@ -95,7 +99,7 @@ class Probe:
     def _variant(self, calibration: Calibration, chosen: Collection[str]) -> Iterator[Contender]:
         with tempfile.TemporaryDirectory(prefix="videossm-") as folder:
             files = {}
-            for engine in {self.engines[name] for name in chosen}:
+            for engine in {engine for name in chosen for engine in self.engines[name]}:
                 files[engine] = Path(folder, f"{engine}.onnx")
                 graph = quantized_graph(self._plan, engine, calibration, chosen)
                 save_graph(runnable(graph, calibration.precision), files[engine])
@@ -151,6 +155,6 @@ def fall_back(
     return Fallback(tuple(ranked[:enough]), before, after)
 
 
-def _latents(rollout: Rollout, start: Snapshot) -> list[NDArray[np.float32]]:
+def _samples(rollout: Rollout, start: Snapshot) -> list[NDArray[np.float32]]:
     rollout.restore(start)
-    return [rollout.latent for _ in islice(rollout, CHUNKS)]
+    return [rollout.sample for _ in islice(rollout, CHUNKS)]

@@ -7,16 +7,9 @@ For a tensor X that linears W_1 .. W_n read, and every input channel j:
     after   y_i = MatMul(X / s, diag(s) W_i)
 
 X / s costs nothing where what makes X can make X / s instead: an affine LayerNormalization that only these linears
-read has its weight and bias divided by s. Elsewhere it is one Mul in front of the linears, and gates keep reading X.
-
-| linears | X is | |
-|---|---|---|
-| cross_attn.q | an affine norm's output, which nothing else reads | folded |
-| self_attn.q, k, v | norm1, modulated by the noise level; gates read it too | Mul |
-| ffn.0 | norm2, modulated by the noise level | Mul |
-| self_attn.o | attention plus the memory's read-out: no linear map of one weight makes it | Mul |
-| cross_attn.o | attention over values that the text encoder's engine makes | Mul |
-| ffn.2 | GELU's output: no scale passes through it | Mul |
+read has its weight and bias divided by s. Elsewhere it is one Mul in front of the linears, and what else reads X keeps
+reading it: behind a norm that is modulated by the noise level, behind GELU, which no scale passes through, and behind
+attention. Convolutions are left as they are.
 """
 
 from __future__ import annotations
@@ -41,7 +34,7 @@ def smooth(
     alpha: float,
     folder: Path | None = None,
 ) -> dict[str, str]:
-    """Smooths every tensor in `channel_amax` that the given linears read, in `model` itself.
+    """Smooths every tensor in `channel_amax` that the given linears multiply, in `model` itself.
 
     Args:
         linears: those that will be quantised; other readers of their inputs are left alone.
@@ -54,7 +47,7 @@ def smooth(
     """
     groups: dict[str, list[Linear]] = {}
     for linear in linears:
-        if linear.input in channel_amax:
+        if linear.input in channel_amax and linear.operator == "MatMul":
             groups.setdefault(linear.input, []).append(linear)
     nodes = {node.name: node for node in model.graph.node}
     before: dict[str, list[NodeProto]] = {}

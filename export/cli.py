@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from videossm.calib.cli.options import CalibrationOptions, calibration_options
+from videossm.calib.cli.options import calibration_options
+from videossm.calib.options import REPORTS, CalibrationOptions, PrecisionOptions
 from videossm.export.output import check_out, new_plan
-from videossm.export.precision import REPORTS, PrecisionOptions, check_precision, what_would_be_done
 from videossm.export.stages import (
     Result,
     VerificationError,
@@ -79,12 +79,12 @@ GRAPHS = Path("onnx.plan")  # where the printed commands take the graphs from th
 @click.option(
     "--max-error",
     type=float,
-    help="Return the costliest layers to fp32 until the relative error of a chunk's latents is at most this.",
+    help="Return the costliest layers to fp32 until the relative error of a chunk's sample is at most this.",
 )
 @click.option(
     "--report",
     metavar="|".join(REPORTS),
-    help="Measure what the precision costs: short measures some chunks and every denoising step, full also 200 chunks, "
+    help="Measure what the precision costs: short measures some chunks and every pass of them, full also 200 chunks, "
     "what the videos show and what each layer costs. short if not given; fp32 has none.",
 )
 @click.option(
@@ -130,7 +130,7 @@ def export(
     if verify_chunks is not None and verify_chunks < 1:
         raise UserError(f"--verify-chunks: got {verify_chunks}, expected 1 or more; change it, or pass --no-verify")
     wanted = PrecisionOptions(precision, calibration, calibrating, max_error, report)
-    check_precision(wanted)
+    wanted.check()
     check_out(out)
     options = _given(height=height, width=width, batch=batch) | _settings(settings)
     done = Result(str(out), "", precision, backend, target.plan_lowering, None)
@@ -139,8 +139,7 @@ def export(
     done.name, done.parameters = deployment.name, deployment.parameters
     if dry_run:
         line = f"would write {out}: {done.name}, {done.parameters / 1e6:.1f} M parameters, {backend}, {precision}"
-        more = what_would_be_done(wanted)
-        done.finish(as_json, f"{line}. It would {more}" if more else line)
+        done.finish(as_json, f"{line}. It would {wanted.todo}" if wanted.todo else line)
         return
     try:
         with new_plan(out) as folder:

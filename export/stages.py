@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from videossm.export.precision import PrecisionOptions, make_precision
+from videossm.calib.options import PrecisionOptions
 from videossm.export.target import ExportTarget
 from videossm.runtime import Plan
-from videossm.runtime.cli import print_json, progress
+from videossm.runtime.cli import print_json, progress, say
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and a wrong option do without
     from videossm.export.build import Built
@@ -99,7 +99,9 @@ def verify_graphs(result: Result, plan: Plan, deployment: Deployment, chunks: in
 
 def lower_graphs(result: Result, options: PrecisionOptions, fp32: Plan, folder: Path) -> Plan:
     """From the fp32 plan the one of the wanted precision, in the empty `folder`."""
-    lowered = make_precision(options, fp32, folder)
+    from videossm.calib.pipeline import lower_precision
+
+    lowered = lower_precision(fp32, options, folder, progress, say)
     result.accuracy = lowered.report.summary if lowered.report else {}
     return lowered.plan
 

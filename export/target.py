@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from videossm.export.precision import QUANTISED
+from videossm.calib.options import QUANTISED
 from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions
 from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.backends.tensorrt.preflight import check_build

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from videossm.calib.cli.packages import export_packages
+from videossm.calib.packages import export_packages
 from videossm.runtime.cli import Command, print_json, print_text, progress, say
 from videossm.runtime.errors import UserError
 from videossm.runtime.plan import Plan

@@ -13,6 +13,7 @@ from videossm.calib.report.parts import (
     Header,
     LayerSensitivity,
     LongCourse,
+    PassError,
     PlanFacts,
     Score,
     Sensitivity,
@@ -21,13 +22,13 @@ from videossm.calib.report.parts import (
     SkippedLayer,
     Speed,
     StateErrors,
-    StepError,
     Timing,
 )
-from videossm.calib.report.schema import FullReport, Report, ReportError, ShortReport, read_report
+from videossm.calib.report.schema import AccuracyReport, FullReport, ReportError, ShortReport, read_report
 from videossm.calib.report.write import write_report
 
 __all__ = [
+    "AccuracyReport",
     "CalibrationFacts",
     "CalibrationRow",
     "CosineSpread",
@@ -41,8 +42,8 @@ __all__ = [
     "Header",
     "LayerSensitivity",
     "LongCourse",
+    "PassError",
     "PlanFacts",
-    "Report",
     "ReportError",
     "Score",
     "Sensitivity",
@@ -52,7 +53,6 @@ __all__ = [
     "SkippedLayer",
     "Speed",
     "StateErrors",
-    "StepError",
     "Timing",
     "read_report",
     "write_report",

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 
 from videossm.calib.report import tables
-from videossm.calib.report.schema import FullReport, Report
-from videossm.calib.report.summary import step_name
+from videossm.calib.report.schema import AccuracyReport, FullReport
 
 STYLE = """
 body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; background: #fff; color: #20262c;
@@ -39,7 +38,7 @@ GROWTH = {  # what a report of each kind says of it
 }
 
 
-def page(report: Report, pictures: Mapping[str, bytes]) -> str:
+def page(report: AccuracyReport, pictures: Mapping[str, bytes]) -> str:
     """UTF-8 HTML. `pictures`: PNG files by name, as `plots.draw` makes them."""
     a, b, device = report.header.a, report.header.b, report.header.device
     title = escape(f"{b.name}: what {b.precision} costs against {a.precision}")
@@ -72,7 +71,7 @@ def _section(name: str, title: str, text: str, *content: str) -> str:
     return f'<section id="{name}">\n<h2>{escape(title)}</h2>\n<p>{escape(text)}</p>\n{inside}\n</section>'
 
 
-def _sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
+def _sections(report: AccuracyReport, images: Mapping[str, str]) -> Iterator[str]:
     yield _section(
         "header",
         "What was compared",
@@ -82,13 +81,13 @@ def _sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
         tables.header_table(report.header),
     )
     yield _section(
-        "steps",
-        "Each denoise step",
-        "Both plans take one step from the same latents and states; compared is the velocity that they predict. "
-        "Low precision shows at one step before the others. Good: a mean cosine above 0.99 at every step, and "
-        f"no step far from its neighbours. The worst here: {step_name(report.worst_step)}.",
-        images["steps.png"],
-        tables.steps_table(report),
+        "passes",
+        "Each pass",
+        "Both plans run one pass from the same sample and states; compared is what it changes of the sample, or of the "
+        "commit the states that it leaves. Low precision shows at one pass before the others. Good: a mean cosine "
+        f"above 0.99 at every pass, and no pass far from its neighbours. The worst here: {report.worst_pass.name}.",
+        images["passes.png"],
+        tables.passes_table(report),
     )
     yield from _chunk_sections(report, images)
     if report.kind == "full":
@@ -97,7 +96,7 @@ def _sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
     yield from _cost_sections(report)
 
 
-def _chunk_sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
+def _chunk_sections(report: AccuracyReport, images: Mapping[str, str]) -> Iterator[str]:
     yield _section(
         "guided",
         "The error that a chunk adds",
@@ -110,10 +109,10 @@ def _chunk_sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
         yield _section(
             "states",
             "What is remembered of the same video",
-            "Keys, values and gates of each chunk, and the memory of all that has left the window. B was given A's "
-            "clean latents and kept states of its own from the first chunk on. A line is a layer, the darker the "
-            "deeper. Good: flat lines. The memory matters most, for the window forgets an error and the memory keeps "
-            "it.",
+            "What each chunk leaves in the window, and what is carried from chunk to chunk. B was given A's clean "
+            "samples and kept states of its own from the first chunk on; where each pass keeps a state, B begins each "
+            "chunk with A's instead. A line is a layer, the darker the deeper. Good: flat lines. What is carried "
+            "matters most, for the window forgets an error and the other states keep it.",
             images["states.png"],
             tables.states_table(report.guided),
         )
@@ -144,14 +143,14 @@ def _judgement_sections(report: FullReport) -> Iterator[str]:
         yield _section(
             "calibration_comparison",
             "Ways to calibrate",
-            "The same model and precision, with scales from other data. Rollouts show late chunks at every noise "
-            "level, first chunks only how videos begin, random inputs nothing that a model meets. Good: the data "
+            "The same model and precision, with scales from other data. Rollouts show late chunks in every "
+            "pass, first chunks only how videos begin, random inputs nothing that a model meets. Good: the data "
             "used for this plan has the highest cosine, the smallest error, and scores as high as any.",
             tables.calibration_table(report.calibration_comparison),
         )
 
 
-def _layer_sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
+def _layer_sections(report: AccuracyReport, images: Mapping[str, str]) -> Iterator[str]:
     if report.sensitivity is not None:
         yield _section(
             "sensitivity",
@@ -172,7 +171,7 @@ def _layer_sections(report: Report, images: Mapping[str, str]) -> Iterator[str]:
         )
 
 
-def _cost_sections(report: Report) -> Iterator[str]:
+def _cost_sections(report: AccuracyReport) -> Iterator[str]:
     yield _section(
         "sizes",
         "Size",

@@ -93,21 +93,28 @@ class CosineSpread(Part):
     worst_chunk: Count
 
 
-class StepError(Part):
-    """The velocity at one noise level, from the same inputs; the last is the commit, at 0: its keys and values."""
+class PassError(Part):
+    """What one pass changes, from the same inputs: of the sample, or, if it commits, of states that later passes read.
+
+    `scalar`, `value`: the first of the scalars that the pass reads, such as the noise level; None where it has none.
+    """
 
     index: Count
-    sigma: Annotated[float, Field(ge=0)]
+    scalar: Name | None
+    value: float | None
+    commits: bool
     relative_error: ErrorSpread
     cosine: CosineSpread
 
     @property
-    def is_commit(self) -> bool:
-        return self.sigma == 0
+    def name(self) -> str:
+        if self.commits:
+            return "commit"
+        return f"pass {self.index}" + (f" ({self.scalar} {self.value:.3g})" if self.scalar is not None else "")
 
 
 class StateErrors(Part):
-    """One state by chunk. `kind`: such as "window keys", "window values", "memory"; `layer`: counted from 0."""
+    """One state by chunk. `kind`: its name with * for numbers, such as "*.key"; `layer`: of that kind, from 0."""
 
     kind: Name
     layer: Count
@@ -116,7 +123,7 @@ class StateErrors(Part):
 
 
 class Course(Part):
-    """B against A, chunk by chunk: clean latents, frames (PSNR in dB over 8 bits), and every state after the commit."""
+    """B against A, chunk by chunk: clean samples, frames (PSNR in dB over 8 bits), and every state after the chunk."""
 
     relative_error: Annotated[Errors, Field(min_length=1)]
     cosine: Cosines
@@ -152,7 +159,7 @@ class LongCourse(Course):
 
     @property
     def growth(self) -> Growth | None:
-        """Of the latents' error."""
+        """Of the samples' error."""
         return growth(self.relative_error)
 
 
@@ -264,10 +271,10 @@ class Speed(Part):
 
 
 class CalibrationRow(Part):
-    """One way to calibrate. `worst_step_cosine`: mean cosine of `Report.worst_step`; `scores`: percent by name."""
+    """One way to calibrate. `worst_pass_cosine`: mean cosine of a report's worst pass; `scores`: percent by name."""
 
     data: Name
     method: Name
-    worst_step_cosine: Cosine
+    worst_pass_cosine: Cosine
     guided_error: Error
     scores: dict[Name, Percent]

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videossm.calib.report.growth import Growth, Series
-from videossm.calib.report.parts import Course, LongCourse, Sensitivity, StepError
-from videossm.calib.report.schema import Report, ReportError
-from videossm.calib.report.summary import step_name
+from videossm.calib.report.parts import Course, LongCourse, PassError, Sensitivity
+from videossm.calib.report.schema import AccuracyReport, ReportError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,19 +42,19 @@ STYLE: Any = {  # matplotlib's own type for it names every setting there is
 }
 SPANS_DECADES = 20  # largest to smallest value from which an axis is logarithmic
 SMOOTHED_CHUNKS = 11
-STEPS_LEVEL = 20  # more of them have labels that stand upright
+PASSES_LEVEL = 20  # more of them have labels that stand upright
 LAYERS_SHOWN = 40
 KINDS_IN_A_ROW = 3
 LABEL: Any = {"fontsize": 10, "color": STYLE["axes.labelcolor"]}
 
 
-def draw(report: Report) -> dict[str, bytes]:
+def draw(report: AccuracyReport) -> dict[str, bytes]:
     """PNG files by name, of the parts that `report` has.
 
     Raises ReportError where matplotlib is missing.
     """
     pictures = {
-        "steps.png": steps_png(report.steps),
+        "passes.png": passes_png(report.passes),
         "guided.png": course_png(report.guided, "What each chunk adds to the error"),
     }
     if report.guided.states:
@@ -67,31 +66,35 @@ def draw(report: Report) -> dict[str, bytes]:
     return pictures
 
 
-def steps_png(steps: Sequence[StepError]) -> bytes:
-    """Relative error of the velocity at each noise level: the mean over the chunks, and the worst chunk."""
+def passes_png(passes: Sequence[PassError]) -> bytes:
+    """Relative error of what each pass changes: the mean over the chunks, and the worst chunk."""
     with _style():
         figure = _figure(3.9)
         axes = figure.subplots()
-        places = np.arange(len(steps))
-        means = np.array([step.relative_error.mean for step in steps])
-        worst = np.array([step.relative_error.worst for step in steps])
+        places = np.arange(len(passes))
+        means = np.array([each.relative_error.mean for each in passes])
+        worst = np.array([each.relative_error.worst for each in passes])
         axes.vlines(places, means, worst, color=BLUE, alpha=0.35, linewidth=2)
         axes.plot(places, worst, "_", color=BLUE, markersize=11, markeredgewidth=2, label="worst chunk")
         axes.plot(places, means, "o", color=BLUE, markersize=7, label="mean over the chunks")
         place = int(np.argmax(means))
-        axes.plot(place, means[place], "o", color=ORANGE, markersize=9, label=f"worst step: {step_name(steps[place])}")
-        labels = ["commit" if step.is_commit else f"{step.sigma:.2g}" for step in steps]
-        axes.set_xticks(places, labels, fontsize=9, rotation=90 if len(steps) > STEPS_LEVEL else 0)
-        axes.set(title="Error of one denoise step", ylabel="relative error of the velocity")
-        axes.set_xlabel("noise level, first step to last")
+        axes.plot(place, means[place], "o", color=ORANGE, markersize=9, label=f"worst: {passes[place].name}")
+        labels = ["commit" if each.commits else _number(each) for each in passes]
+        axes.set_xticks(places, labels, fontsize=9, rotation=90 if len(passes) > PASSES_LEVEL else 0)
+        axes.set(title="Error of one pass", ylabel="relative error of what it changes")
+        axes.set_xlabel(f"{passes[0].scalar or 'number'} of the pass, first to last")
         axes.grid(axis="x", visible=False)
         _scale(axes, [*means, *worst])
         _legend(axes)
         return _png(figure)
 
 
+def _number(of: PassError) -> str:
+    return str(of.index) if of.value is None else f"{of.value:.2g}"
+
+
 def course_png(course: Course, title: str) -> bytes:
-    """Relative error of the latents over the chunks, if long with its growth, and below it the frames' PSNR."""
+    """Relative error of the samples over the chunks, if long with its growth, and below it the frames' PSNR."""
     with _style():
         figure = _figure(5.6)
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
@@ -100,7 +103,7 @@ def course_png(course: Course, title: str) -> bytes:
         if isinstance(course, LongCourse) and course.growth is not None:
             _ends(upper, course.growth, course.chunks)
         _scale(upper, errors)
-        upper.set(title=title, ylabel="relative error of latents")
+        upper.set(title=title, ylabel="relative error of samples")
         _legend(upper)
         _line(lower, _array(course.psnr_db), GREEN)
         lower.set(ylabel="PSNR of frames, dB", xlabel="chunk")

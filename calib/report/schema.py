@@ -19,12 +19,12 @@ from videossm.calib.report.parts import (
     LongCourse,
     Name,
     Part,
+    PassError,
     Score,
     Sensitivity,
     Sizes,
     SkippedLayer,
     Speed,
-    StepError,
 )
 from videossm.calib.report.summary import summarise
 from videossm.runtime.errors import UserError
@@ -38,14 +38,14 @@ class _Report(Part):
     """What reports of both kinds have. A part that is None or empty is not shown.
 
     `guided`: each chunk of B starts from A's state, so it shows what one chunk adds; its `states` are those that B
-    keeps of its own when it is given A's clean latents. `summary`: labels and what stands beside them, for
+    keeps of its own when it is given A's clean samples. `summary`: labels and what stands beside them, for
     `videossm-inspect` and the top of the page; made of the other parts where it is left empty.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     summary: dict[Name, str | int | float] = Field(default_factory=dict)
     header: Header
-    steps: Annotated[tuple[StepError, ...], Field(min_length=2)]
+    passes: Annotated[tuple[PassError, ...], Field(min_length=1)]
     guided: Course
     sensitivity: Sensitivity | None = None
     skipped: tuple[SkippedLayer, ...] = ()
@@ -53,21 +53,20 @@ class _Report(Part):
     speed: Speed | None = None
 
     @property
-    def worst_step(self) -> StepError:
-        """That of the largest mean relative error of the velocity; the commit has none."""
-        return max(self.steps[:-1], key=lambda step: step.relative_error.mean)
+    def worst_pass(self) -> PassError:
+        """That of the largest mean relative error of the sample; one that commits counts only if there is no other."""
+        denoising = [each for each in self.passes if not each.commits]
+        return max(denoising or self.passes, key=lambda each: each.relative_error.mean)
 
     @property
     def guided_error(self) -> float | None:
-        """Mean over the chunks of the latents' relative error."""
+        """Mean over the chunks of the samples' relative error."""
         return mean(self.guided.relative_error)
 
     @model_validator(mode="after")
-    def _check_and_summarise(self) -> _Report:
-        if not self.steps[-1].is_commit:
-            raise ValueError(f"steps: got sigma {self.steps[-1].sigma} as the last, expected the commit's, 0")
+    def _summarise(self) -> _Report:
         if not self.summary:
-            object.__setattr__(self, "summary", summarise(cast("Report", self)))  # of one kind or the other
+            object.__setattr__(self, "summary", summarise(cast("AccuracyReport", self)))  # of one kind or the other
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,11 +90,11 @@ class FullReport(_Report):
     calibration_comparison: tuple[CalibrationRow, ...] = ()
 
 
-Report = ShortReport | FullReport
-_READER: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
+AccuracyReport = ShortReport | FullReport
+_READER: TypeAdapter[AccuracyReport] = TypeAdapter(Annotated[AccuracyReport, Field(discriminator="kind")])
 
 
-def read_report(values: Mapping[str, Any]) -> Report:
+def read_report(values: Mapping[str, Any]) -> AccuracyReport:
     """From plain JSON types. Raises ReportError, naming the field, for what is missing, unknown or of another type."""
     try:
         return _READER.validate_json(json.dumps(values))

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 from videossm.calib.report.growth import mean
 
 if TYPE_CHECKING:  # schema.py makes a report's summary with this module
-    from videossm.calib.report.parts import Score, SizePair, StepError
-    from videossm.calib.report.schema import Report
+    from videossm.calib.report.parts import Score, SizePair
+    from videossm.calib.report.schema import AccuracyReport
 
 NONE = "-"
 
 
-def summarise(report: Report) -> dict[str, str | int | float]:
+def summarise(report: AccuracyReport) -> dict[str, str | int | float]:
     """Labels and texts, the most telling first; parts that the report lacks are left out."""
-    header, worst = report.header, report.worst_step
+    header, worst = report.header, report.worst_pass
     lines: dict[str, str | int | float] = {
         "precision": f"{header.b.precision} against {header.a.precision}",
         "measured": f"{len(header.seeds)} rollouts of {report.guided.chunks} chunks, {report.kind} report",
-        "worst step": f"{step_name(worst)}: cosine {cosine(worst.cosine.mean)}, "
+        "worst pass": f"{worst.name}: cosine {cosine(worst.cosine.mean)}, "
         f"relative error {figure(worst.relative_error.mean)}",
-        "error a chunk adds": f"{figure(report.guided_error)} of the latents, mean of {report.guided.chunks} chunks",
+        "error a chunk adds": f"{figure(report.guided_error)} of the sample, mean of {report.guided.chunks} chunks",
     }
     if report.kind == "full" and (growth := report.guided.growth) is not None:
         lines["growth of that error"] = f"{ratio(growth.ratio)} from the first to the last {growth.chunks} chunks"
@@ -43,10 +43,6 @@ def summarise(report: Report) -> dict[str, str | int | float]:
         lines["layers kept back"] = f"{back} of {ranked}" if ranked else "none, as all of them hold the budget"
     lines["measured on"] = header.device.text
     return lines
-
-
-def step_name(step: StepError) -> str:
-    return "commit" if step.is_commit else f"step {step.index} (noise {step.sigma:.3g})"
 
 
 def figure(value: float | None) -> str:

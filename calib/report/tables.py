@@ -19,7 +19,7 @@ from videossm.calib.report.parts import (
     SkippedLayer,
     Speed,
 )
-from videossm.calib.report.schema import Report
+from videossm.calib.report.schema import AccuracyReport
 from videossm.calib.report.summary import NONE, cosine, figure, points, ratio, size
 
 
@@ -58,32 +58,36 @@ def header_table(header: Header) -> str:
         attention = "quantised too" if of.quantize_attention else "left as they are"
         rows.append(("calibration", f"{of.method} of {of.rollouts} rollouts of {of.chunks} chunks: {of.data}"))
         rows.append(("", f"{smooth}; attention's products {attention}"))
-    rows.append(("prompts", "; ".join(header.prompts)))
+    if header.prompts:
+        rows.append(("prompts", "; ".join(header.prompts)))
     rows.append(("seeds", ", ".join(str(seed) for seed in header.seeds)))
     return facts(rows)
 
 
-def steps_table(report: Report) -> str:
-    columns = ["step", "noise level", "relative error", "worst", "at chunk", "cosine", "worst", "at chunk"]
+def passes_table(report: AccuracyReport) -> str:
+    scalar = next((each.scalar for each in report.passes if each.scalar is not None), None)
+    columns = ["pass", *([scalar] if scalar else [])]
+    columns += ["relative error", "worst", "at chunk", "cosine", "worst", "at chunk"]
     rows = []
-    for step in report.steps:
-        error, direction = step.relative_error, step.cosine
-        row = ["commit" if step.is_commit else str(step.index), f"{step.sigma:.4g}"]
+    for each in report.passes:
+        error, direction = each.relative_error, each.cosine
+        row = ["commit" if each.commits else str(each.index)]
+        row += [NONE if each.value is None else f"{each.value:.4g}"] if scalar else []
         row += [figure(error.mean), figure(error.worst), str(error.worst_chunk)]
         rows.append([*row, cosine(direction.mean), cosine(direction.worst), str(direction.worst_chunk)])
     return table(columns, rows)
 
 
 def course_table(course: Course) -> str:
-    """Mean and worst chunk of what a chunk's latents and frames lose, and of a long course the growth."""
+    """Mean and worst chunk of what a chunk's sample and frames lose, and of a long course the growth."""
     columns, along = ["", "mean", "worst", "at chunk"], _along
     if isinstance(course, LongCourse):
         ends = "" if course.growth is None else str(course.growth.chunks)
         columns += [f"first {ends}", f"last {ends}", "last / first", "per 100 chunks"]
         along = _along_with_growth
     rows = [
-        along("relative error, latents", course.relative_error, max, figure),
-        along("cosine, latents", course.cosine, min, cosine),
+        along("relative error, sample", course.relative_error, max, figure),
+        along("cosine, sample", course.cosine, min, cosine),
         along("PSNR, frames, dB", course.psnr_db, min, lambda value: NONE if value is None else f"{value:.1f}"),
     ]
     return table(columns, rows)
@@ -126,11 +130,11 @@ def evaluation_table(scores: Iterable[Score]) -> str:
 def calibration_table(compared: Sequence[CalibrationRow]) -> str:
     names = list(dict.fromkeys(name for row in compared for name in row.scores))
     rows = [
-        [row.data, row.method, cosine(row.worst_step_cosine), figure(row.guided_error)]
+        [row.data, row.method, cosine(row.worst_pass_cosine), figure(row.guided_error)]
         + [f"{row.scores[name]:.1f}%" if name in row.scores else NONE for name in names]
         for row in compared
     ]
-    return table(["calibrated on", "method", "cosine, worst step", "error a chunk adds", *names], rows, texts=2)
+    return table(["calibrated on", "method", "cosine, worst pass", "error a chunk adds", *names], rows, texts=2)
 
 
 def sensitivity_table(sensitivity: Sensitivity) -> str:

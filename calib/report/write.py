@@ -7,13 +7,13 @@ from pathlib import Path
 
 from videossm.calib.report.html import page
 from videossm.calib.report.plots import draw
-from videossm.calib.report.schema import Report
+from videossm.calib.report.schema import AccuracyReport
 from videossm.runtime.manifest import REPORT_FILE, REPORT_FOLDER
 
 PAGE_FILE = "report.html"
 
 
-def write_report(report: Report, folder: Path) -> None:
+def write_report(report: AccuracyReport, folder: Path) -> None:
     """Writes report.json, and report/ with the pictures and one page, into `folder`, which exists.
 
     Raises ReportError where matplotlib is missing, before anything is written, and OSError.

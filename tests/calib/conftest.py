@@ -19,7 +19,7 @@ from onnx import ModelProto
 from videossm.calib.calibrate import calibrate
 from videossm.calib.calibration import Calibration, Settings
 from videossm.calib.linears import find_linears, find_products
-from videossm.calib.observers import FORMATS, Codes, Precision, weight_scales
+from videossm.calib.observers import FORMATS, Codes, EightBits, weight_scales
 from videossm.calib.qdq import quantize, quantize_attention
 from videossm.runtime import Plan
 from videossm.runtime.backends.session import session_options
@@ -103,7 +103,7 @@ def quantized(
     """`quantized(engine, precision, attention=False)`: all linears, with the codes of one run on random inputs."""
     seen: dict[str, Arrays] = {}
 
-    def make(engine: str, precision: Precision, attention: bool = False) -> ModelProto:
+    def make(engine: str, precision: EightBits, attention: bool = False) -> ModelProto:
         model = load_graph(engine)
         linears, products = find_linears(model, engine).linears, find_products(model, engine)
         if engine not in seen:
@@ -119,7 +119,7 @@ def quantized(
     return make
 
 
-def _codes(values: NDArray[np.float32], precision: Precision) -> Codes:
+def _codes(values: NDArray[np.float32], precision: EightBits) -> Codes:
     """As a calibration by `max` chooses them."""
     form, low, amax = FORMATS[precision], float(values.min()), float(np.abs(values).max())
     return form.codes(amax, min(low, 0.0) if form.is_one_sided(low, amax) else None)

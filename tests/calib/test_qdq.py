@@ -16,14 +16,14 @@ from onnx import ModelProto, helper, numpy_helper, parser
 
 from videossm.calib.graph import module_of
 from videossm.calib.linears import Linear, Product, find_linears, find_products
-from videossm.calib.observers import FORMATS, Codes, Precision
+from videossm.calib.observers import FORMATS, Codes, EightBits
 from videossm.calib.qdq import QuantizationError, quantize, quantize_attention
 from videossm.models.videossm.presets import test as small_preset
 
 Arrays = dict[str, NDArray[Any]]
 Matrix = NDArray[np.float32]
 
-PRECISIONS: list[Precision] = ["int8", "fp8"]
+PRECISIONS: list[EightBits] = ["int8", "fp8"]
 LEAST, LARGEST = {"int8": -128.0, "fp8": -448.0}, {"int8": 127.0, "fp8": 448.0}
 TOLERANCE = 2e-6  # relative error in the Frobenius norm, to the same arithmetic in NumPy
 ERROR = {"int8": 0.03, "fp8": 0.1}  # the same, of an engine with random weights, to fp32
@@ -120,7 +120,7 @@ def attention_of_rounded(arrays: Arrays, codes: dict[str, Codes], precision: str
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_linears_against_numpy(
-    shared_input: tuple[ModelProto, list[Linear], Arrays], run_graph: Callable[..., Arrays], precision: Precision
+    shared_input: tuple[ModelProto, list[Linear], Arrays], run_graph: Callable[..., Arrays], precision: EightBits
 ) -> None:
     """The scale clips: saturation is part of the arithmetic. The gate, and a bias that it shares, keep fp32."""
     model, linears, constants = shared_input
@@ -155,7 +155,7 @@ def test_a_zero_point_against_numpy(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_names_and_constants(shared_input: tuple[ModelProto, list[Linear], Arrays], precision: Precision) -> None:
+def test_names_and_constants(shared_input: tuple[ModelProto, list[Linear], Arrays], precision: EightBits) -> None:
     model, linears, _ = shared_input
     quantize(model, linears, {"x": Codes(0.5, -3 if precision == "int8" else 0)}, precision, column_scales(precision))
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -190,7 +190,7 @@ def test_a_column_of_zeros(
 
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "unmasked"])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_attention_against_numpy(run_graph: Callable[..., Arrays], precision: Precision, masked: bool) -> None:
+def test_attention_against_numpy(run_graph: Callable[..., Arrays], precision: EightBits, masked: bool) -> None:
     model, product = attention_graph(masked)
     random = np.random.default_rng(9)
     lengths = {"q": TOKENS, "k": PAST, "v": PAST}
@@ -210,7 +210,7 @@ def test_attention_against_numpy(run_graph: Callable[..., Arrays], precision: Pr
 def test_who_reads_what(
     load_graph: Callable[[str], ModelProto],
     quantized: Callable[..., ModelProto],
-    precision: Precision,
+    precision: EightBits,
 ) -> None:
     before, after = load_graph("step"), quantized("step", precision)
     onnx.checker.check_model(after, full_check=True)
@@ -246,7 +246,7 @@ def test_loads_in_a_session_of_default_options(
     quantized: Callable[..., ModelProto],
     feeds: Callable[[ModelProto], Arrays],
     run_graph: Callable[..., Arrays],
-    precision: Precision,
+    precision: EightBits,
 ) -> None:
     model = load_graph("step")
     expected, got = (run_graph(graph, feeds(model)) for graph in (model, quantized("step", precision)))
@@ -274,7 +274,7 @@ def test_any_subset_loads(
     load_graph: Callable[[str], ModelProto],
     feeds: Callable[[ModelProto], Arrays],
     run_graph: Callable[..., Arrays],
-    precision: Precision,
+    precision: EightBits,
 ) -> None:
     """Layers return to fp32 one by one; then graphs arise in which a product has no quantised neighbour."""
     for start, step in ((0, 2), (1, 2), (4, 5)):
@@ -291,7 +291,7 @@ def test_attention_of_an_engine(
     quantized: Callable[..., ModelProto],
     feeds: Callable[[ModelProto], Arrays],
     run_graph: Callable[..., Arrays],
-    precision: Precision,
+    precision: EightBits,
 ) -> None:
     before, after = load_graph("step"), quantized("step", precision, attention=True)
     onnx.checker.check_model(after, full_check=True)
@@ -307,7 +307,7 @@ def test_attention_of_an_engine(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_are_small(
-    load_graph: Callable[[str], ModelProto], quantized: Callable[..., ModelProto], precision: Precision
+    load_graph: Callable[[str], ModelProto], quantized: Callable[..., ModelProto], precision: EightBits
 ) -> None:
     before, after = load_graph("step"), quantized("step", precision)
     linears = find_linears(before, "step").linears

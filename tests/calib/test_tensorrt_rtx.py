@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from onnx import ModelProto
 
-from videossm.calib.observers import Precision
+from videossm.calib.observers import EightBits
 from videossm.export.tensorrt.zero_points import remove_zero_points
 
 trt: Any = pytest.importorskip(
@@ -43,7 +43,7 @@ def built(model: ModelProto, architecture: str) -> int:
 @pytest.mark.parametrize("architecture", ["SM89", "SM120"])
 @pytest.mark.parametrize("attention", [False, True], ids=["linears", "linears and attention"])
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_builds(quantized: Callable[..., ModelProto], precision: Precision, attention: bool, architecture: str) -> None:
+def test_builds(quantized: Callable[..., ModelProto], precision: EightBits, attention: bool, architecture: str) -> None:
     """As videossm-export gives it to TensorRT: without zero points."""
     model = quantized("step", precision, attention)
     remove_zero_points(model)

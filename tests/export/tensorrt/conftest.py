@@ -11,7 +11,7 @@ import pytest
 
 from videossm.calib.calibration import Calibration, Settings, Source, TensorScale
 from videossm.calib.linears import Linear
-from videossm.calib.observers import FORMATS, Precision
+from videossm.calib.observers import FORMATS, EightBits
 from videossm.calib.plans import QUANTISED_ENGINES, candidates, write_half, write_quantized
 from videossm.export.build import BuildOptions, build_plan
 from videossm.export.source import find_source
@@ -59,7 +59,7 @@ def in_precision(shared: Callable[..., Path]) -> Callable[[Plan, str], Plan]:
     return make
 
 
-def _quantize(plan: Plan, precision: Precision, folder: Path) -> None:
+def _quantize(plan: Plan, precision: EightBits, folder: Path) -> None:
     linears, _, _ = candidates(plan)
 
     def scale(linear: Linear) -> TensorScale:

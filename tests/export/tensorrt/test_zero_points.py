@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper, parser
 
 from videossm.calib.linears import Linear
-from videossm.calib.observers import FORMATS, Codes, Precision, weight_scales
+from videossm.calib.observers import FORMATS, Codes, EightBits, weight_scales
 from videossm.calib.plans import save_graph
 from videossm.calib.qdq import quantize
 from videossm.export.tensorrt.zero_points import remove_zero_points, without_zero_points
@@ -36,7 +36,7 @@ def quantized() -> Callable[..., ModelProto]:
     Their biases are one constant where the widths allow it, which the third's Add reads in fp32.
     """
 
-    def make(codes: dict[str, Codes], precision: Precision = "int8") -> ModelProto:
+    def make(codes: dict[str, Codes], precision: EightBits = "int8") -> ModelProto:
         random = np.random.default_rng(3)
         model = parser.parse_model(
             f"""<ir_version: 10, opset_import: ["": 23]>
