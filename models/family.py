@@ -118,7 +118,7 @@ class Precision:
     """What a lower precision may touch.
 
     `kept_engines`: engines that int8 and fp8 leave alone, with the reason. `layers`: the first match counts; a product
-    without one is kept. `fp32_modules`, `fp32_engines`: what fp16 and bf16 leave in fp32, modules by regular expression.
+    without one is kept. `fp32_modules`, `fp32_engines`: what fp16 and bf16 leave in fp32; modules by regular expression.
     """
 
     kept_engines: Mapping[str, str] = field(default_factory=dict)

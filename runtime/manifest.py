@@ -110,7 +110,7 @@ class State(TensorSpec):
 
 
 class Pass(_Part):
-    """One run of an engine over the sample. `noise`: it draws fresh noise. `commits`: what it writes to states counts."""
+    """One run of an engine over the sample. `noise`: it draws fresh noise. `commits`: what it writes is kept."""
 
     engine: Name
     scalars: dict[Name, Annotated[float, Field(ge=-1e30, le=1e30)]]
@@ -177,7 +177,7 @@ class Text(_Part):
 
 
 class Layers(_Part):
-    """The layers whose modules match `modules`, a regular expression, stay as they are if a reason to `keep` them is given."""
+    """Layers whose modules match the regular expression `modules`, and the reason to `keep` them, if there is one."""
 
     modules: Text200
     keep: Text200 | None

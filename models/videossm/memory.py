@@ -5,7 +5,8 @@ rule over the tokens that leave the window, is `videossm.models.scans.gated_delt
 
 What the paper leaves open, and what is done here: what leaves the window enters token by token, not as an average; a
 decay and a beta a head, as a d-wide beta fits no delta rule; the memory's keys carry no position; rho is evicted / seen
-frames, as the paper's (t + 1) / T needs a fixed length T; the read-out joins the attention's before the output projection.
+frames, as the paper's (t + 1) / T needs a fixed length T; the read-out joins the attention's before the output's
+projection.
 """
 
 from __future__ import annotations

@@ -68,13 +68,14 @@ def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | flo
     lengths = " frames first, then ".join(map(str, frames))
     length = "an endless stream" if stream.chunks is None else f"a clip of {stream.chunks} chunks"
     yield (
-        f"stream     {length}, {stream.width}x{stream.height} at {stream.fps:g} frames/s, batch {stream.batch}; a chunk "
-        f"is {lengths} frames, {stream.later_frames / stream.fps:g} s"
+        f"stream     {length}, {stream.width}x{stream.height} at {stream.fps:g} frames/s, batch {stream.batch}; "
+        f"a chunk is {lengths} frames, {stream.later_frames / stream.fps:g} s"
     )
     if window is not None:
+        where = "video" if window.positions == "absolute" else "window"
         yield (
-            f"window     {window.chunks} chunks, {window.sink} of them the sink; {window.chunk_frames} positions a chunk, "
-            f"counted in the {'video' if window.positions == 'absolute' else 'window'}"
+            f"window     {window.chunks} chunks, {window.sink} of them the sink; "
+            f"{window.chunk_frames} positions a chunk, counted in the {where}"
         )
     for name in manifest.pass_engines:
         scalars = [each.scalars for each in manifest.passes if each.engine == name]
