@@ -304,9 +304,9 @@ def _check_writers(manifest: Manifest, runs: list[_Run]) -> None:
             _check_written_in_passes(manifest, state, where, writing)
         elif moment == "after":
             for chunk in ("after_first", "after_later"):
-                writers = [name for name in manifest.called("after", chunk) if _writes(manifest, name, target)]
-                if len(writers) != 1:
-                    raise _fail(where, f"{state.name}, which {len(writers)} engines write at {chunk}", "one writer")
+                names = [name for name in manifest.called("after", chunk) if _writes(manifest, name, target)]
+                if len(names) != 1:
+                    raise _fail(where, f"{state.name}, which {len(names)} engines write at {chunk}", "one writer")
         elif len(writing) != 1:
             raise _fail(where, f"{state.name}, which {len(writing)} calls write", "one writer")
     written: set[str] = set()
