@@ -54,9 +54,12 @@ _TIDIED = 64  # runs of a session, the last of which is waited for
 
 
 class OnnxRuntimePass:
-    """A session and a binding of all its tensors."""
+    """A session and a binding of all its tensors. `name`: of its engine."""
 
-    def __init__(self, session: Any, binding: Any, buffers: list[Buffer], placement: Placement | None = None) -> None:
+    def __init__(
+        self, name: str, session: Any, binding: Any, buffers: list[Buffer], placement: Placement | None = None
+    ) -> None:
+        self._name = name
         self._session = session
         self._binding = binding
         self._placed = placement.held if placement else contextlib.nullcontext
@@ -64,7 +67,14 @@ class OnnxRuntimePass:
 
     def run(self) -> None:
         with self._placed():
-            self._session.run_with_iobinding(self._binding)
+            self._run_session()
+
+    def _run_session(self, *options: Any) -> None:
+        try:
+            self._session.run_with_iobinding(self._binding, *options)
+        except Exception as error:  # onnxruntime has no common base class of its errors
+            why = " ".join(str(error).split())
+            raise BackendError(f"{self._name}: ONNX Runtime cannot run it ({why}); export the plan again") from error
 
     def close(self) -> None:
         """Gives back its part of the session; the binding refers to that without holding it."""
@@ -95,6 +105,7 @@ class OnnxRuntimeCudaPass(OnnxRuntimePass):
 
     def __init__(
         self,
+        name: str,
         session: Any,
         binding: Any,
         buffers: list[Buffer],
@@ -102,14 +113,14 @@ class OnnxRuntimeCudaPass(OnnxRuntimePass):
         outputs: Iterable[Buffer],
         run_options: _RunOptions,
     ) -> None:
-        super().__init__(session, binding, buffers)
+        super().__init__(name, session, binding, buffers)
         self._memory, self._run_options = memory, run_options
         weakref.finalize(self, memory.device.settle).atexit = False  # the session may go next, and its memory with it
         self._written = {buffer.memory.address for buffer in outputs if isinstance(buffer, CudaBuffer)}
 
     def run(self) -> None:
         self._memory.before_writing(self._written)
-        self._session.run_with_iobinding(self._binding, self._run_options.next())
+        self._run_session(self._run_options.next())
 
 
 class OnnxRuntimeEngine:
@@ -121,8 +132,9 @@ class OnnxRuntimeEngine:
         memory: CudaMemory | None = None,
         nodes_on_host: bool = False,
         placement: Placement | None = None,
+        name: str = "engine",
     ) -> None:
-        self._session, self._memory, self._placement = session, memory, placement
+        self._session, self._memory, self._placement, self._name = session, memory, placement, name
         self._run_options = _RunOptions(nodes_on_host)
         self._passes: weakref.WeakSet[OnnxRuntimePass] = weakref.WeakSet()
         tensors = [*session.get_inputs(), *session.get_outputs()]
@@ -136,9 +148,11 @@ class OnnxRuntimeEngine:
                 element = self._elements.get(name, buffer.dtype.type)
                 bind(name, *buffer.device, element, buffer.shape, buffer.address)
         bound = [*inputs.values(), *outputs.values()]
-        made = OnnxRuntimePass(self._session, binding, bound, self._placement)
+        made = OnnxRuntimePass(self._name, self._session, binding, bound, self._placement)
         if self._memory is not None:
-            made = OnnxRuntimeCudaPass(self._session, binding, bound, self._memory, outputs.values(), self._run_options)
+            made = OnnxRuntimeCudaPass(
+                self._name, self._session, binding, bound, self._memory, outputs.values(), self._run_options
+            )
         self._passes.add(made)
         return made
 
@@ -219,7 +233,7 @@ class OnnxRuntimeBackend(Backend):
         on_host = _on_host(session) if self._cuda is not None else ""
         if on_host:
             self._notes.append(f"{name}: the host waits for each run, as some nodes run on the CPU ({on_host})")
-        engine = OnnxRuntimeEngine(session, self._cuda, bool(on_host), self._placement)
+        engine = OnnxRuntimeEngine(session, self._cuda, bool(on_host), self._placement, name)
         self._engines.add(engine)
         return engine
 

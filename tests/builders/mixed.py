@@ -1,4 +1,4 @@
-"""Small plans of every kind of program. Their engines mean nothing, but each place of an input changes every output."""
+"""Small plans of every kind of program. Their engines mean nothing, but whatever they read changes what they write."""
 
 from __future__ import annotations
 
