@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from videossm.models.family import Deployment, Engine
-from videossm.runtime.backends import Buffer
+from videossm.runtime.backends import Backend, Buffer
 from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
 from videossm.runtime.manifest import EngineSpec
 
@@ -44,7 +44,7 @@ class TorchEngine:
         return TorchPass(self._engine, inputs, outputs)
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Runs the engines of a plan as the modules that they were traced from, on the CPU."""
 
     device = "cpu"

@@ -65,7 +65,8 @@ def check_contract(manifest: Manifest) -> None:
 
 
 def _fail(field: str, got: object, expected: object) -> PlanError:
-    return PlanError(f"{MANIFEST_FILE}: {field}: got {got}, expected {expected}; export the plan again")
+    said = " ".join(str(got).split())  # what the manifest says may have line breaks
+    return PlanError(f"{MANIFEST_FILE}: {field}: got {said}, expected {expected}; export the plan again")
 
 
 @dataclass(frozen=True)

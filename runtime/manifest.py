@@ -6,6 +6,7 @@ Unknown fields are refused. That the parts fit together is `contract.py`'s affai
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -110,7 +111,10 @@ class State(TensorSpec):
 
 
 class Pass(_Part):
-    """One run of an engine over the sample. `noise`: it draws fresh noise. `commits`: what it writes is kept."""
+    """One run of an engine over the sample.
+
+    `noise`: fresh noise is drawn for it; without, its engine reads zeros. `commits`: what it writes to states counts.
+    """
 
     engine: Name
     scalars: dict[Name, Annotated[float, Field(ge=-1e30, le=1e30)]]
@@ -177,7 +181,7 @@ class Text(_Part):
 
 
 class Layers(_Part):
-    """Layers whose modules match the regular expression `modules`, and the reason to `keep` them, if there is one."""
+    """Layers whose modules match the regular expression `modules`. `keep`: why they stay as they are, null if not."""
 
     modules: Text200
     keep: Text200 | None
@@ -263,6 +267,12 @@ class Manifest(_Part):
     def called(self, *when: str) -> list[str]:
         """The engines that run then, in the order of the manifest."""
         return [call.engine for call in self.calls if call.when in when]
+
+    def runs_per_chunk(self) -> Counter[str]:
+        """How often each engine runs in a chunk; those of a new prompt alone do not."""
+        runs = Counter(each.engine for each in self.passes)
+        runs.update(call.engine for call in self.calls if call.when != "prompt")
+        return runs
 
     @cached_property
     def state(self) -> dict[str, State]:

@@ -64,8 +64,8 @@ class Plan:
 def write_manifest(directory: Path, values: Mapping[str, Any], hashed: Mapping[str, File] | None = None) -> Plan:
     """Hashes all files in `directory`, those in folders too, and writes manifest.json. Returns the plan, as if opened.
 
-    `values` is the whole manifest; `files` and `checksum` are made anew. `hashed`: files by name that have not changed since
-    their hash was taken, so that it need not be taken again. Raises PlanError when the manifest does not hold
+    `values` is the whole manifest; `files` and `checksum` are made anew. `hashed`: files by name that have not changed
+    since their hash was taken, so that it need not be taken again. Raises PlanError when the manifest does not hold
     together; then nothing is written.
     """
     known = hashed or {}

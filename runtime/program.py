@@ -115,7 +115,7 @@ class Program:
             self._committing.swap()
 
     def recommit(self, chunk_slot: int) -> None:
-        """Runs the committing pass on the clean sample in the chunk slot, and stores what it writes for the ring."""
+        """Runs the committing pass again on the clean sample in the chunk slot, where what it writes is kept."""
         self._backend.copy([(self._chunk_slots[chunk_slot][SAMPLE], self._samples[self._side_of(self._last)])])
         self._run([self._passes[self._last]])
         self.store(chunk_slot)

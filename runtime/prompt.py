@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videossm.runtime.errors import PlanError, Problem, PromptError
-from videossm.runtime.manifest import Text
+from videossm.runtime.manifest import TOKENIZER_FILE, Text
 from videossm.runtime.wordlevel import WordLevelTokenizer, read_word_level
 
 _WORDS_SHOWN = 64
@@ -87,7 +87,10 @@ class _PackageTokenizer:
         return self._tokenizer.get_vocab(with_added_tokens=False)
 
     def tokens(self, prompt: str) -> Iterable[tuple[int, int, int]]:
-        encoding = self._tokenizer.encode(prompt)
+        try:
+            encoding = self._tokenizer.encode(prompt)
+        except Exception as error:  # the package raises bare Exception
+            raise PlanError(f"{TOKENIZER_FILE}: cannot encode a prompt ({error}); export the plan again") from error
         for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
             yield token, start, stop
 

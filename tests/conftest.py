@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnxruntime
 import pytest
@@ -108,13 +109,12 @@ def small_plan_in(shared: Callable[[str, Callable[[Path], object]], Path]) -> Ca
 
     def export(lowering: str) -> Plan:
         from videossm.export.build import BuildOptions, build_plan
-        from videossm.models.shapes.tokenizer import build_tokenizer
-        from videossm.models.videossm.model import random_model
-        from videossm.models.videossm.presets import test as small_preset
+        from videossm.models.videossm.family import FAMILY
 
         def make(folder: Path) -> None:
-            model = random_model(small_preset(), seed=2)
-            build_plan(model, build_tokenizer(), BuildOptions(lowering=lowering), folder)
+            with TemporaryDirectory(dir=folder.parent) as canonical:
+                options = BuildOptions(FAMILY.name, lowering)
+                build_plan(FAMILY.load("test", {}, True), options, folder, Path(canonical))
 
         return Plan.open(shared(f"small-{lowering}.plan", make))
 

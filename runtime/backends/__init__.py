@@ -109,7 +109,7 @@ class DeviceUsage:
 
 
 class Backend(Protocol):
-    """A device and what runs engines on it."""
+    """A device and what runs engines on it. Closed by `with` or `close`."""
 
     device: str  # cpu or cuda:N
 
@@ -127,7 +127,13 @@ class Backend(Protocol):
         """None on a CPU, where all is resident memory of the process."""
 
     def close(self) -> None:
-        """Ends what is queued and gives back all that it took; nothing of it can be used afterwards."""
+        """Waits for what is queued, and gives back all that was taken. Does nothing when it is called again."""
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
 
 def open_backend(
@@ -152,7 +158,7 @@ def open_backend(
     from videossm.runtime.backends.tensorrt.backend import TensorRtBackend
 
     host_code = manifest.target is not None and manifest.target.version_compatible
-    return TensorRtBackend(name, device or "cuda:0", host_code)
+    return TensorRtBackend(name, device or "cuda:0", host_code, manifest.runs_per_chunk())
 
 
 def device_index(device: str) -> int | None:

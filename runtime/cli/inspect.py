@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from videossm.runtime.cli import Command, print_json, print_text
 from videossm.runtime.errors import PlanError
-from videossm.runtime.manifest import REPORT_FILE, SAMPLE, EngineSpec, Input, Manifest
+from videossm.runtime.manifest import REPORT_FILE, SAMPLE, EngineSpec, Manifest
 from videossm.runtime.plan import Plan
 from videossm.runtime.preflight import device_bytes
 
@@ -72,10 +72,9 @@ def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | flo
         f"a chunk is {lengths} frames, {stream.later_frames / stream.fps:g} s"
     )
     if window is not None:
-        where = "video" if window.positions == "absolute" else "window"
         yield (
-            f"window     {window.chunks} chunks, {window.sink} of them the sink; "
-            f"{window.chunk_frames} positions a chunk, counted in the {where}"
+            f"window     {window.chunks} chunks, {window.sink} of them the sink; {window.chunk_frames} positions "
+            f"a chunk, counted in the {'video' if window.positions == 'absolute' else 'window'}"
         )
     for name in manifest.pass_engines:
         scalars = [each.scalars for each in manifest.passes if each.engine == name]
@@ -103,8 +102,8 @@ def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | flo
 
 def _engine_lines(name: str, engine: EngineSpec) -> Iterator[str]:
     yield f"{name}  ({engine.file})"
-    for tensor in (*engine.inputs, *engine.outputs):
-        arrow, place = ("in ", tensor.source) if isinstance(tensor, Input) else ("out", tensor.target)
+    tensors = [("in ", tensor, tensor.source) for tensor in engine.inputs]
+    for arrow, tensor, place in [*tensors, *(("out", tensor, tensor.target) for tensor in engine.outputs)]:
         shape = "x".join(str(side) for side in tensor.shape)
         yield f"  {arrow} {tensor.name:<24}{tensor.dtype:<8} {shape:<16} {place}"
 

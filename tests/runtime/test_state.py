@@ -11,8 +11,10 @@ import struct
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from small_plan import rebuilt
 
 from videossm.runtime import Plan, Rollout, StateError
+from videossm.runtime.state import load_state
 
 
 @pytest.fixture
@@ -178,3 +180,94 @@ def test_nothing_but_a_rename_touches_the_file(tiny_plan, state, monkeypatch):
 def test_a_copy_of_the_plan_is_the_same_plan(tiny_plan, state, tmp_path):
     copy = Plan.open(shutil.copytree(tiny_plan.path, tmp_path / "elsewhere.plan"))
     assert np.array_equal(next(Rollout.resume(copy, state)).frames, next(Rollout.resume(tiny_plan, state)).frames)
+
+
+def test_values_that_are_not_finite(tiny_plan, state):
+    for value in (np.nan, np.inf):
+        rewrite(state, change_tensors=lambda tensors, value=value: tensors["cache"].fill(value))
+        assert "tensor cache: got a value that is not finite, expected numbers" in refused(tiny_plan, state)
+
+
+def test_values_before_the_first_chunk(tiny_plan, state):
+    def change(metadata):
+        metadata["rollout"] = json.dumps({**json.loads(metadata["rollout"]), "chunk": "0"})
+
+    rewrite(state, change)
+    assert ": got values before the first chunk, expected zeros" in refused(tiny_plan, state)
+    rewrite(state, change_tensors=lambda tensors: [values.fill(-0.0) for values in tensors.values()])
+    assert Rollout.resume(tiny_plan, state).next_index == 0
+
+
+def test_floats_of_another_width_are_converted_and_whole_numbers_are_not(tiny_plan, state):
+    expected = load_file(state)["cache"].astype(np.float16)
+    rewrite(state, change_tensors=lambda tensors: tensors.update(cache=expected))
+    assert np.array_equal(Rollout.resume(tiny_plan, state).snapshot().tensors["cache"], expected.astype(np.float32))
+    rewrite(state, change_tensors=lambda tensors: tensors.update(cache=expected.astype(np.int32)))
+    assert "tensor cache: got I32, expected F32" in refused(tiny_plan, state)
+
+
+@pytest.mark.parametrize("value", [1e5, -3.4e38])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_number_that_a_narrower_float_cannot_hold(tiny_plan, state, value, dtype):
+    if (value, dtype) == (1e5, "bfloat16"):
+        return  # which can
+    states = [s.model_copy(update={"dtype": dtype}) if s.name == "cache" else s for s in tiny_plan.manifest.states]
+    manifest = tiny_plan.manifest.model_copy(update={"states": tuple(states)})
+    rewrite(state, change_tensors=lambda tensors: tensors["cache"].fill(value))
+    with pytest.raises(StateError, match=rf"tensor cache: got \S+, expected what {dtype} can hold; resume with a plan"):
+        load_state(state, manifest)
+
+
+HOSTILE = {
+    "length-of-2-to-the-63": lambda header, data: struct.pack("<Q", 2**63) + header + data,
+    "length-beyond-the-file": lambda header, data: struct.pack("<Q", len(header) + len(data) + 1) + header + data,
+    "length-0": lambda header, data: struct.pack("<Q", 0) + header + data,
+    "nested-without-end": lambda header, data: _framed(b"[" * 100_000, data),
+    "a-list": lambda header, data: _framed(b"[]", data),
+    "no-object-of-a-tensor": lambda header, data: _framed(b'{"cache": 1}', data),
+    "offsets-beyond-the-end": lambda header, data: _framed(
+        header.replace(b'"data_offsets": [0', b'"data_offsets": [9'), data
+    ),
+    "negative-shape": lambda header, data: _framed(header.replace(b'"shape": [1, 1,', b'"shape": [-1, 1,'), data),
+    "huge-shape": lambda header, data: _framed(
+        header.replace(b'"shape": [1, 1,', b'"shape": [18446744073709551615, 1,'), data
+    ),
+    "unknown-dtype": lambda header, data: _framed(header.replace(b'"F32"', b'"F31"', 1), data),
+    "metadata-of-numbers": lambda header, data: _framed(header.replace(b'"videossm-state"', b"7"), data),
+    "a-name-twice": lambda header, data: _framed(header.replace(b'"0.memory"', b'"1.memory"'), data),
+    "a-name-of-a-line-break": lambda header, data: _framed(header.replace(b'"cache"', b'"ca\\nche"'), data),
+    "a-name-of-a-megabyte": lambda header, data: _framed(
+        header.replace(b'"cache"', b'"' + b"c" * (1 << 20) + b'"'), data
+    ),
+    "not-utf-8": lambda header, data: _framed(header.replace(b'"cache"', b'"ca\xffche"'), data),
+    "more-bytes": lambda header, data: _framed(header, data + bytes(8)),
+    "forty-megabytes": lambda header, data: _framed(header + b" " * (40 << 20), data),
+}
+
+
+def _framed(header, data):
+    return struct.pack("<Q", len(header)) + header + data
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_headers(tiny_plan, state, change):
+    content = state.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    changed = change(content[8 : 8 + length], content[8 + length :])
+    assert changed != content
+    state.write_bytes(changed)
+    assert len(refused(tiny_plan, state)) < 1000
+
+
+@pytest.mark.parametrize("key", ["format_version", "stream_identity", "plan_name", "rollout"])
+def test_metadata_of_a_megabyte_of_lines(tiny_plan, state, key):
+    def change(metadata):
+        metadata.update({key: "red\n" * 250_000, **({"stream_identity": "x"} if key == "plan_name" else {})})
+
+    rewrite(state, change)
+    assert len(refused(tiny_plan, state)) < 1000
+
+
+def test_a_clip_that_is_over(plan_copy, tiny_plan, state):
+    clip = rebuilt(plan_copy, stream={**tiny_plan.values()["stream"], "chunks": 4})
+    assert "metadata: rollout.chunk: got 5, expected at most 4, the clip's chunks" in refused(clip, state)

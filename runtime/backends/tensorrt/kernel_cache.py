@@ -71,6 +71,11 @@ class KernelCache:
         except OSError as error:
             self._give_up(f"cannot write {self._file}: {error.strerror or error}")
 
+    def close(self) -> None:
+        """Its contexts are gone by then."""
+        self._configs.clear()
+        self._cache, self._in_use = None, False
+
     def _open(self, config: Any) -> None:
         """Makes the cache, with what the file holds, if that is still of use."""
         try:

@@ -45,7 +45,7 @@ def test_round_trip(checkpoint: Path) -> None:
         ),
         (
             lambda t: t["autoencoder.decoder.out.bias"].fill_(float("nan")),
-            "autoencoder.decoder.out.bias with 192 NaN or infinite values",
+            "autoencoder.decoder.out.bias with 384 NaN or infinite values",
         ),
         (
             lambda t: t.update({"autoencoder.decoder.mean": torch.full((4,), 1e300, dtype=torch.float64)}),
