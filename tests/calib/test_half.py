@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from videossm.calib.emulate import emulate, round_tensors
-from videossm.calib.graph import module_of
+from videossm.calib.graph import SCOPES, module_of
 from videossm.calib.half import ELEMENT, HalfError, to_half
 from videossm.runtime import Plan
 from videossm.runtime.backends.session import session_options
-from videossm.runtime.manifest import TensorSpec
+from videossm.runtime.manifest import EngineSpec, Input, Manifest, Output, Precision, State, TensorSpec
 
 Arrays = dict[str, NDArray[Any]]
 FLOATS = {TensorProto.FLOAT, *ELEMENT.values()}
@@ -175,10 +175,45 @@ def test_memory_casts_its_inputs_and_no_more(test_plan: Plan, precision: str) ->
     assert len(after.graph.node) == len(before.graph.node) + len(added)
 
 
-def test_a_product_of_the_memory_is_fp32(precision: str) -> None:
-    """The standard lowering has some; anywhere else they are half."""
+def test_a_product_of_an_fp32_engine_is_fp32(precision: str) -> None:
+    """Anywhere else it is half."""
     graph = small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
-    found = [elements(to_half(graph, engine, precision))["product"] for engine in ("memory", "step")]
+    manifests = small_manifest(fp32_engines=("engine",)), small_manifest()
+    found = [elements(to_half(graph, "engine", manifest, precision))["product"] for manifest in manifests]
+    assert found == [TensorProto.FLOAT, ELEMENT[precision]]
+
+
+@pytest.mark.parametrize(
+    ("module", "patterns", "kept"),
+    [
+        ("block.0.gate", (r"gate",), True),
+        ("block.0.gate", (r"0\.gate",), True),
+        ("block.0.gate.out", (r"gate",), True),
+        ("block.0.gates", (r"gate", r"ate"), False),
+        ("block.0.gate", (), False),
+        ("levels.sigma", (), True),
+        ("block.levels", (), False),
+    ],
+)
+def test_modules_that_stay_fp32(precision: str, module: str, patterns: tuple[str, ...], kept: bool) -> None:
+    """Those of which some whole parts of the name match, and what is looked up by a scalar of a pass."""
+    graph = small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+    graph.graph.node[0].metadata_props.add(key=SCOPES, value=repr(["", module, "product"]))
+    found = elements(to_half(graph, "engine", small_manifest(fp32_modules=patterns), precision))["product"]
+    assert found == (TensorProto.FLOAT if kept else ELEMENT[precision])
+
+
+def test_a_pattern_that_is_none() -> None:
+    graph = small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+    with pytest.raises(HalfError, match=r"^lower_precision\.fp32_modules\.0: got '\('.* expected a regular expression"):
+        to_half(graph, "engine", small_manifest(fp32_modules=("(",)), "fp16")
+
+
+def test_a_product_that_reads_an_fp32_state(precision: str) -> None:
+    graph = small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+    graph.graph.node[0].input[0] = "past"
+    graph.graph.input[0].name = "past"
+    found = [elements(to_half(graph, "engine", small_manifest(half), precision))["product"] for half in (False, True)]
     assert found == [TensorProto.FLOAT, ELEMENT[precision]]
 
 
@@ -271,18 +306,31 @@ def test_fp16_runs_in_onnx_runtime(test_plan: Plan, engine: str) -> None:
         assert error <= TOLERANCE["fp16"], f"{name}: got {error:.1e}"
 
 
+def small_manifest(half: bool = True, **precision: Any) -> Manifest:
+    """Of the engine of `small_graph`; but for the decay, states are half if `half` says so. `precision`: what is not."""
+    tensor, halves = {"dtype": "float32", "shape": (2, 4)}, {"past": half, "key": half, "value": half, "decay": False}
+    sources, targets = (("latent", "sample"), ("past", "state.past")), [(f"{n}_next", f"state.{n}") for n in halves]
+    engine = EngineSpec(
+        file="engine.onnx",
+        inputs=tuple(Input(name=name, source=source, **tensor) for name, source in sources),
+        outputs=tuple(Output(name=name, target=target, **tensor) for name, target in targets),
+    )
+    states = tuple(State(name=name, kind="carry", half=kept, **tensor) for name, kept in halves.items())
+    return Manifest.model_construct(engines={"engine": engine}, states=states, lower_precision=Precision(**precision))
+
+
 def small_graph(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> ModelProto:
-    """latent [2, K] to a key that stands last, is read by attention's like and by the memory's."""
+    """latent [2, K] to a key that stands last, is read by a product and by what is fp32."""
     nodes = [
         helper.make_node("MatMul", ["latent", "weight"], ["product"]),
         helper.make_node("Add", ["product", "bias"], ["linear"]),
-        helper.make_node("RMSNormalization", ["linear", "scale"], ["present.0.key"], axis=-1, epsilon=1e-6),
-        helper.make_node("MatMul", ["present.0.key", "square"], ["present.0.value"]),
-        helper.make_node("Softplus", ["present.0.key"], ["present.0.decay"]),
+        helper.make_node("RMSNormalization", ["linear", "scale"], ["key_next"], axis=-1, epsilon=1e-6),
+        helper.make_node("MatMul", ["key_next", "square"], ["value_next"]),
+        helper.make_node("Softplus", ["key_next"], ["decay_next"]),
     ]
     width = weight.shape[1]
     named = {"weight": weight, "bias": bias, "scale": np.ones(width), "square": np.eye(width)}
-    outputs = ("present.0.key", "present.0.value", "present.0.decay")
+    outputs = ("key_next", "value_next", "decay_next")
     graph = helper.make_graph(
         nodes,
         "small",
@@ -306,23 +354,25 @@ def test_against_numpy(precision: str) -> None:
     linear = rounded(rounded(latent) @ rounded(weight)) + bias
     exact = linear / np.sqrt(np.square(linear).mean(-1, keepdims=True) + 1e-6)
     expected = {
-        "present.0.key": rounded(exact),
-        "present.0.value": rounded(exact),
-        "present.0.decay": np.log1p(np.exp(exact)),
+        "key_next": rounded(exact),
+        "value_next": rounded(exact),
+        "decay_next": np.log1p(np.exp(exact)),
     }
-    got = run(emulate(to_half(small_graph(weight, bias), "step", precision)), {"latent": latent})
+    got = run(emulate(to_half(small_graph(weight, bias), "engine", small_manifest(), precision)), {"latent": latent})
     # But for ties, which the order of the sums decides, and whose result is one unit in the last place off.
     assert max(errors(got, expected).values()) <= 0.1 * TOLERANCE[precision]
 
 
 def test_an_output_of_another_type_than_its_node(precision: str) -> None:
     """It is cast once, and who reads it reads either type."""
-    model = to_half(small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32)), "step", precision)
+    model = to_half(
+        small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32)), "engine", small_manifest(), precision
+    )
     onnx.checker.check_model(model, full_check=True)
-    key = next(node for node in model.graph.node if node.output[0] == "present.0.key")
-    readers = {node.op_type: node.input[0] for node in model.graph.node if node.output[0] != "present.0.key"}
-    assert (key.op_type, key.input[0]) == ("Cast", "present.0.key.fp32")
-    assert readers["Softplus"] == "present.0.key.fp32" and readers["MatMul"] == "present.0.key"
+    key = next(node for node in model.graph.node if node.output[0] == "key_next")
+    readers = {node.op_type: node.input[0] for node in model.graph.node if node.output[0] != "key_next"}
+    assert (key.op_type, key.input[0]) == ("Cast", "key_next.fp32")
+    assert readers["Softplus"] == "key_next.fp32" and readers["MatMul"] == "key_next"
 
 
 def test_onnx_runtime_keeps_the_pairs(precision: str) -> None:
@@ -331,12 +381,12 @@ def test_onnx_runtime_keeps_the_pairs(precision: str) -> None:
     model = small_graph(pair, np.zeros(4, np.float32))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("product", TensorProto.FLOAT, [2, 4]))
     latent = np.full((2, 4), 1.0001, np.float32)
-    got = run(emulate(to_half(model, "step", test_plan.manifest, precision)), {"latent": latent})
+    got = run(emulate(to_half(model, "engine", small_manifest(), precision)), {"latent": latent})
     assert np.array_equal(got["product"], np.ones((2, 4)))
 
 
 def test_a_weight_that_fp16_cannot_hold() -> None:
     model = small_graph(1e5 * np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
     with pytest.raises(HalfError, match=r"^weight: got a weight of 1e\+05, expected at most 65504 in fp16; export in"):
-        to_half(model, "step", test_plan.manifest, "fp16")
-    to_half(model, "step", "bf16")
+        to_half(model, "engine", small_manifest(), "fp16")
+    to_half(model, "engine", small_manifest(), "bf16")
