@@ -64,8 +64,9 @@ def calibrate(plan: Plan, precision: EightBits, settings: Settings, on_chunk: Ca
     check_source(plan)
     linears, products, _ = candidates(plan)
     products = products if settings.quantize_attention else []
-    attended = {(p.engine, name) for p in products for name in (p.query, p.key, p.value)}
-    statistics = _Statistics(plan.manifest, precision, settings, attended)
+    symmetric = {(p.engine, name) for p in products for name in (p.query, p.key, p.value)}
+    symmetric |= {(linear.engine, linear.input) for linear in linears if linear.operator != "MatMul"}
+    statistics = _Statistics(plan.manifest, precision, settings, symmetric)
     if settings.smoothquant is None:
         _record(plan, settings, _inputs(linears, products), statistics.take, on_chunk, {})
         return _calibration(plan, precision, settings, statistics, {})
@@ -91,8 +92,9 @@ def recorded_chunks(settings: Settings) -> int:
 class _Statistics:
     """An observer for every tensor, and what it reached in each pass of a chunk.
 
-    `symmetric`: engines and tensors without a zero point, whatever their values are, as those of products without a
-    bias.
+    `symmetric`: engines and tensors without a zero point, whatever their values are: what attention's products read,
+    which have no bias, and convolutions, whose padding is 0. `videossm.export` moves a zero point into a bias for
+    TensorRT.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node: ['', outer module, .., its module, what it computes]
 
@@ -47,6 +47,23 @@ def values_by_name(model: ModelProto) -> dict[str, ValueInfoProto]:
     """Types and shapes of all tensors but constants, where the graph says them."""
     graph = model.graph
     return {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
+
+
+def inferred_values(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """Every tensor but constants, its type and shape inferred where the graph does not tell them."""
+    graph = GraphProto(name=model.graph.name, node=model.graph.node, input=model.graph.input)
+    graph.value_info.extend(model.graph.value_info)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:  # Inference reads shapes and axes; a copy of all others would be large.
+        if len(tensor.dims) > 1:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            graph.initializer.append(tensor)
+    bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
+    inferred = shape_inference.infer_shapes(bare).graph
+    weights = {tensor.name for tensor in model.graph.initializer}
+    values = [*inferred.input, *inferred.value_info, *inferred.output]
+    return {value.name: value for value in values if value.name not in weights}
 
 
 def initializers(model: ModelProto) -> dict[str, TensorProto]:

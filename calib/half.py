@@ -38,9 +38,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from videossm.calib.graph import module_of
+from videossm.calib.graph import inferred_values, module_of
 from videossm.runtime.errors import UserError
 from videossm.runtime.manifest import Manifest, State, state_read
 
@@ -86,7 +86,7 @@ class _Types:
         self._states = _states(manifest, engine)
         self._islands = _islands(manifest.lower_precision.fp32_modules)
         self.weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FP32}
-        self.values = _values(model)
+        self.values = inferred_values(model)
         floats = {name for name, value in self.values.items() if value.type.tensor_type.elem_type == FP32}
         self.floats = self.weights.keys() | floats
         if engine in manifest.lower_precision.fp32_engines:
@@ -239,23 +239,6 @@ class _Writer:
     def _outside(self, value: ValueInfoProto) -> int:
         floating = value.name in self._types.floats
         return self._types.outside(value.name) if floating else value.type.tensor_type.elem_type
-
-
-def _values(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """Every tensor but the weights, its type inferred where the graph does not tell it."""
-    graph = GraphProto(name=model.graph.name, node=model.graph.node, input=model.graph.input)
-    graph.value_info.extend(model.graph.value_info)
-    graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:  # Inference reads shapes and axes; a copy of all others would be large.
-        if len(tensor.dims) > 1:
-            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        else:
-            graph.initializer.append(tensor)
-    bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
-    inferred = shape_inference.infer_shapes(bare).graph
-    weights = {tensor.name for tensor in model.graph.initializer}
-    values = [*inferred.input, *inferred.value_info, *inferred.output]
-    return {value.name: value for value in values if value.name not in weights}
 
 
 def _typed(value: ValueInfoProto, name: str, element: int) -> ValueInfoProto:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnxruntime
 import pytest
@@ -109,14 +108,19 @@ def small_plan_in(shared: Callable[[str, Callable[[Path], object]], Path]) -> Ca
 
     def export(lowering: str) -> Plan:
         from videossm.export.build import BuildOptions, build_plan
-        from videossm.models.videossm.family import FAMILY
+        from videossm.models.shapes.tokenizer import build_tokenizer
+        from videossm.models.videossm.deployment import deployment
+        from videossm.models.videossm.model import random_model
+        from videossm.models.videossm.presets import test as small_preset
 
         def make(folder: Path) -> None:
-            with TemporaryDirectory(dir=folder.parent) as canonical:
-                options = BuildOptions(FAMILY.name, lowering)
-                build_plan(FAMILY.load("test", {}, True), options, folder, Path(canonical))
+            small = deployment(random_model(small_preset(), seed=2), build_tokenizer().to_str())
+            plan, canonical = folder / "engine.plan", folder / "canonical"
+            plan.mkdir()
+            canonical.mkdir()
+            build_plan(small, BuildOptions("videossm", lowering), plan, canonical)
 
-        return Plan.open(shared(f"small-{lowering}.plan", make))
+        return Plan.open(shared(f"small-{lowering}", make) / "engine.plan")
 
     return export
 

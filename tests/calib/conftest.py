@@ -23,6 +23,7 @@ from videossm.calib.observers import FORMATS, Codes, EightBits, weight_scales
 from videossm.calib.qdq import quantize, quantize_attention
 from videossm.runtime import Plan
 from videossm.runtime.backends.session import session_options
+from videossm.runtime.manifest import Layers
 from videossm.runtime.plan import write_manifest
 
 Arrays = dict[str, NDArray[Any]]
@@ -32,6 +33,12 @@ Arrays = dict[str, NDArray[Any]]
 def test_plan(small_plan_in: Callable[[str], Plan]) -> Plan:
     """fp32, random weights, the default lowering."""
     return small_plan_in("contrib")
+
+
+@pytest.fixture(scope="session")
+def layers(test_plan: Plan) -> Sequence[Layers]:
+    """What the small plan's family says of its layers."""
+    return test_plan.manifest.lower_precision.layers
 
 
 @pytest.fixture(scope="session")
@@ -99,13 +106,14 @@ def quantized(
     load_graph: Callable[[str], ModelProto],
     feeds: Callable[[ModelProto], Arrays],
     run_graph: Callable[..., Arrays],
+    layers: Sequence[Layers],
 ) -> Callable[..., ModelProto]:
     """`quantized(engine, precision, attention=False)`: all linears, with the codes of one run on random inputs."""
     seen: dict[str, Arrays] = {}
 
     def make(engine: str, precision: EightBits, attention: bool = False) -> ModelProto:
         model = load_graph(engine)
-        linears, products = find_linears(model, engine).linears, find_products(model, engine)
+        linears, products = find_linears(model, engine, layers).linears, find_products(model, engine, layers)
         if engine not in seen:
             read = {linear.input for linear in linears}
             read |= {name for product in products for name in (product.query, product.key, product.value)}
@@ -160,21 +168,18 @@ def altered(test_plan: Plan) -> Callable[..., Plan]:
         model = onnx.load(path / f"{engine}.onnx")
         change(model)
         onnx.save(model, path / f"{engine}.onnx")
-        values = test_plan.manifest.model_dump(mode="json")
-        del values["files"]
-        write_manifest(path, values)
-        return Plan.open(path)
+        return write_manifest(path, test_plan.values())
 
     return make
 
 
 @pytest.fixture(scope="session")
-def scale_weight() -> Callable[..., Callable[[ModelProto], None]]:
+def scale_weight(layers: Sequence[Layers]) -> Callable[..., Callable[[ModelProto], None]]:
     """`scale_weight(engine, linear, factor, columns)`: a change for `altered`, of one linear's weight or some of it."""
 
     def make(engine: str, name: str, factor: float, columns: slice = slice(None)) -> Callable[[ModelProto], None]:
         def change(model: ModelProto) -> None:
-            (linear,) = (linear for linear in find_linears(model, engine).linears if linear.name == name)
+            (linear,) = (linear for linear in find_linears(model, engine, layers).linears if linear.name == name)
             (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == linear.weight)
             values = onnx.numpy_helper.to_array(weight).copy()
             values[:, columns] *= np.float32(factor)

@@ -11,7 +11,7 @@ import pytest
 from videossm.calib import plans
 from videossm.calib.backend import ShadowBackend, TappedBackend
 from videossm.calib.linears import find_linears
-from videossm.runtime import BackendError, Rollout, contract
+from videossm.runtime import BackendError, Rollout
 from videossm.runtime.backends.memory import HostBuffer
 from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine
 
@@ -31,7 +31,7 @@ class Seen:
 
 def run_once(backend, plan, engine, feeds):
     """One run of an engine on `feeds`; returns its outputs."""
-    spec = dict(plan.manifest.engines.items())[engine]
+    spec = plan.manifest.engines[engine]
     inputs = {tensor.name: HostBuffer(feeds[tensor.name].copy()) for tensor in spec.inputs}
     outputs = {tensor.name: HostBuffer(np.zeros(tensor.shape, tensor.host_dtype)) for tensor in spec.outputs}
     backend.load(engine, spec, plan.path / spec.file).bind(inputs, outputs).run()
@@ -61,13 +61,13 @@ def test_tapped_tensors_are_those_of_an_independent_run(test_plan, load_graph, f
 
 def test_a_tap_may_be_an_output(test_plan, load_graph, feeds):
     seen = Seen()
-    backend = TappedBackend({"step": [contract.LATENT_NEXT]}, seen)
+    backend = TappedBackend({"step": ["latent_next"]}, seen)
     outputs = run_once(backend, test_plan, "step", feeds(load_graph("step")))
-    assert np.array_equal(seen.runs[0][1][contract.LATENT_NEXT], outputs[contract.LATENT_NEXT])
-    assert outputs[contract.LATENT_NEXT].any()
+    assert np.array_equal(seen.runs[0][1]["latent_next"], outputs["latent_next"])
+    assert outputs["latent_next"].any()
 
 
-@pytest.mark.parametrize("others", [[], ["gelu", contract.LATENT_NEXT]], ids=["alone", "with others"])
+@pytest.mark.parametrize("others", [[], ["gelu", "latent_next"]], ids=["alone", "with others"])
 def test_a_tap_may_be_an_input(test_plan, load_graph, feeds, others):
     """As a prompt's keys are, which attention quantises; the graph keeps its outputs, and they their values."""
     model, key = load_graph("step"), "prompt.0.key"
@@ -84,7 +84,7 @@ def test_a_tap_may_be_an_input(test_plan, load_graph, feeds, others):
 
 def test_a_tapped_input_is_that_of_every_pass(test_plan, load_graph, feeds):
     """Bound once, then given other values."""
-    model, spec, seen = load_graph("step"), test_plan.manifest.engines.step, Seen()
+    model, spec, seen = load_graph("step"), test_plan.manifest.engines["step"], Seen()
     inputs = {name: HostBuffer(values) for name, values in feeds(model).items()}
     outputs = {tensor.name: HostBuffer(np.zeros(tensor.shape, tensor.host_dtype)) for tensor in spec.outputs}
     engine = TappedBackend({"step": ["prompt.1.value"]}, seen).load("step", spec, test_plan.path / spec.file)
@@ -103,20 +103,20 @@ def test_weights_beside_a_tapped_graph(test_plan, load_graph, feeds, tmp_path, m
     assert np.array_equal(*(tensors["gelu"] for _, tensors in seen.runs))
 
 
-def test_another_graph_in_place_of_the_plans(test_plan, load_graph, feeds, tmp_path):
+def test_another_graph_in_place_of_the_plans(test_plan, load_graph, layers, feeds, tmp_path):
     model = load_graph("step")
-    (weight,) = (t for t in model.graph.initializer if t.name == find_linears(model, "step").linears[-1].weight)
+    (weight,) = (t for t in model.graph.initializer if t.name == find_linears(model, "step", layers).linears[-1].weight)
     weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros(list(weight.dims), np.float32), weight.name))
     onnx.save(model, tmp_path / "other.onnx")
     outputs = [
-        run_once(TappedBackend({}, Seen(), files), test_plan, "step", feeds(model))[contract.LATENT_NEXT]
+        run_once(TappedBackend({}, Seen(), files), test_plan, "step", feeds(model))["latent_next"]
         for files in (None, {"step": tmp_path / "other.onnx"})
     ]
     assert not np.array_equal(*outputs)
 
 
 def test_an_engine_that_nobody_looks_into_is_a_plain_one(test_plan):
-    backend, spec = TappedBackend({"step": ["gelu"]}, Seen()), test_plan.manifest.engines.decoder
+    backend, spec = TappedBackend({"step": ["gelu"]}, Seen()), test_plan.manifest.engines["decoder"]
     assert type(backend.load("decoder", spec, test_plan.path / spec.file)) is OnnxRuntimeEngine
 
 
@@ -126,7 +126,7 @@ def test_a_tapped_graph_that_cannot_run(test_plan, load_graph, tmp_path):
     onnx.save(model, tmp_path / "step.onnx")
     backend = TappedBackend({"step": ["gelu"]}, Seen(), {"step": tmp_path / "step.onnx"})
     with pytest.raises(BackendError, match=r"step\.onnx: ONNX Runtime .* cannot load it .*Nonsense") as error:
-        backend.load("step", test_plan.manifest.engines.step, test_plan.path / "step.onnx")
+        backend.load("step", test_plan.manifest.engines["step"], test_plan.path / "step.onnx")
     assert "\n" not in str(error.value)
 
 
@@ -140,8 +140,7 @@ def test_a_shadow_leaves_the_leaders_frames_bit_identical(test_plan, altered, sc
     led, alone = Rollout(test_plan, PROMPT, 3, backend=shadow), Rollout(test_plan, PROMPT, 3, threads=1)
     for a, b in islice(zip(led, alone, strict=True), 6):
         assert np.array_equal(a.frames, b.frames), f"chunk {a.index}"
-    passes = len(test_plan.manifest.sampler.sigmas) + 1
-    assert [engine for engine, *_ in seen.runs] == ["step"] * 6 * passes
+    assert [engine for engine, *_ in seen.runs] == ["step"] * 6 * len(test_plan.manifest.passes)
     for _, _, first, second in seen.runs:
         assert not np.array_equal(first["present.1.key"], second["present.1.key"])
 

@@ -10,8 +10,8 @@ from videossm.calib.calibrate import calibrate, recorded_chunks
 from videossm.calib.calibration import Calibration
 from videossm.calib.linears import find_linears
 from videossm.calib.observers import ObserverError
-from videossm.calib.plans import QUANTISED_ENGINES, PrecisionError, candidates, quantized_graph, write_quantized
-from videossm.calib.record import RecordingError, passes, record
+from videossm.calib.plans import PrecisionError, candidates, quantised_engines, quantized_graph, write_quantized
+from videossm.calib.record import RecordingError, record
 from videossm.calib.smoothquant import smoothing_scale
 from videossm.runtime import Plan
 
@@ -28,13 +28,13 @@ def ignore():
 
 def recorded(plan, settings, tensors):
     """Every value that the step's `tensors` took, by tensor and pass: {name: [[values, ..] of each pass]}."""
-    seen = {name: [[] for _ in passes(plan.manifest)] for name in tensors}
+    seen = {name: [[] for _ in plan.manifest.passes] for name in tensors}
 
-    def on_pass(moment, values):
+    def on_run(moment, values):
         for name, value in values.items():
-            seen[name][moment.step].append(value.copy())
+            seen[name][moment.index].append(value.copy())
 
-    record(plan, {"step": list(tensors)}, settings.prompts, settings.seeds, settings.chunks, on_pass, ignore)
+    record(plan, {"step": list(tensors)}, settings.prompts, settings.seeds, settings.chunks, on_run, ignore)
     return seen
 
 
@@ -52,10 +52,11 @@ def test_a_scale_stands_for_the_largest_value_of_all_passes(test_plan, settings_
         else:
             assert found.scale == pytest.approx(found.amax / LARGEST[precision])
             assert (found.low, found.zero_point) == (None, 0)
-        assert [step.sigma for step in found.steps] == [*test_plan.manifest.sampler.sigmas, 0.0]
-        for step, each in zip(found.steps, values, strict=True):
-            assert step.amax == pytest.approx(np.abs(each).max())
-            assert step.mean_square == pytest.approx(np.square(each.astype(np.float64)).mean(), rel=1e-5)
+        levels = [each.scalars["sigma"] for each in test_plan.manifest.passes]
+        assert [(each.index, each.value) for each in found.passes] == list(enumerate(levels))
+        for reached, each in zip(found.passes, values, strict=True):
+            assert reached.amax == pytest.approx(np.abs(each).max())
+            assert reached.mean_square == pytest.approx(np.square(each.astype(np.float64)).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("attention", [False, True], ids=["linears", "attention too"])
@@ -87,7 +88,7 @@ def test_every_chunk_is_counted(test_plan, settings_of, changes, chunks):
     settings, counted = settings_of(**changes), []
     calibration = calibrate(test_plan, "int8", settings, lambda: counted.append(1))
     assert len(counted) == recorded_chunks(settings) == chunks
-    for engine in QUANTISED_ENGINES:
+    for engine in quantised_engines(test_plan.manifest):
         quantized_graph(test_plan, engine, calibration, {linear.name for linear in candidates(test_plan)[0]})
 
 
@@ -127,19 +128,19 @@ def test_smoothquant_keeps_the_channels_of_what_it_rescales(test_plan, settings_
     ids=["a Mul, under another name", "folded into a norm, under its own"],
 )
 def test_smoothquant_scales_are_those_of_the_smoothed_tensors(
-    test_plan, settings_of, load_graph, smoothed, original, renamed
+    test_plan, settings_of, load_graph, layers, smoothed, original, renamed
 ):
     """x / s over the same rollouts, s from the formula; the smoothed rollouts differ by rounding only."""
     by_pass = recorded(test_plan, settings_of(), [original])[original]
     values = np.concatenate([value.reshape(-1, value.shape[-1]) for each in by_pass for value in each])
     model = load_graph("step")
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    read = [linear for linear in find_linears(model, "step").linears if linear.input == original]
+    read = [linear for linear in find_linears(model, "step", layers).linears if linear.input == original]
     rows = np.max([np.abs(weights[linear.weight]).max(1) for linear in read], 0)
     factor = smoothing_scale(np.abs(values).max(0), rows, ALPHA)
     found = smoothed.tensors["step"][renamed]
     assert found.amax == pytest.approx(np.abs(values / factor).max(), rel=TOLERANCE)
-    assert len(found.steps) == len(passes(test_plan.manifest))
+    assert len(found.passes) == len(test_plan.manifest.passes)
 
 
 def test_smoothquant_end_to_end(test_plan, smoothed, tmp_path):
@@ -155,7 +156,7 @@ def test_smoothquant_end_to_end(test_plan, smoothed, tmp_path):
     for plan in (test_plan, Plan.open(tmp_path / "int8.plan")):
         rollout = Rollout(plan, "red circle", 4)
         next(rollout)
-        latents.append(rollout.latent)
+        latents.append(rollout.sample)
     error = np.linalg.norm(latents[1] - latents[0]) / np.linalg.norm(latents[0])
     assert 0 < error < 0.1
 
@@ -163,23 +164,23 @@ def test_smoothquant_end_to_end(test_plan, smoothed, tmp_path):
 def test_a_checkpoint_that_makes_nan(altered, scale_weight, settings_of, tmp_path):
     broken = altered(tmp_path, "step", scale_weight("step", FFN_IN, np.nan))
     with pytest.raises(
-        RecordingError, match=r"^rollout 0, chunk 0, step pass 0: tensor gelu_1: got a value that is not"
+        RecordingError, match=r"^rollout 0, chunk 0, pass 0, engine step: tensor gelu_1: got a value that is not"
     ):
         calibrate(broken, "int8", settings_of(), ignore)
 
 
 def test_a_checkpoint_that_makes_nan_under_smoothquant(altered, scale_weight, settings_of, tmp_path):
     broken = altered(tmp_path, "step", scale_weight("step", FFN_IN, np.nan))
-    with pytest.raises(RecordingError, match=r"^rollout 0, chunk 0, step pass 0: tensor gelu_1"):
+    with pytest.raises(RecordingError, match=r"^rollout 0, chunk 0, pass 0, engine step: tensor gelu_1"):
         calibrate(broken, "int8", settings_of(smoothquant=ALPHA), ignore)
 
 
 @pytest.mark.parametrize("smoothquant", [None, ALPHA], ids=["plain", "smoothquant"])
-def test_a_tensor_that_is_always_zero(altered, settings_of, tmp_path, smoothquant):
+def test_a_tensor_that_is_always_zero(altered, layers, settings_of, tmp_path, smoothquant):
     """A feed-forward layer whose weight and bias are zero leaves GELU nothing but zeros."""
 
     def silence(model):
-        (linear,) = (each for each in find_linears(model, "step").linears if each.name == FFN_IN)
+        (linear,) = (each for each in find_linears(model, "step", layers).linears if each.name == FFN_IN)
         for tensor in model.graph.initializer:
             if tensor.name in (linear.weight, linear.bias):
                 zeros = np.zeros(list(tensor.dims), np.float32)
@@ -191,6 +192,6 @@ def test_a_tensor_that_is_always_zero(altered, settings_of, tmp_path, smoothquan
 
 
 def test_a_plan_of_lower_precision(test_plan, settings_of, tmp_path):
-    lower = Plan(test_plan.path, test_plan.manifest.model_copy(update={"precision": "int8"}), test_plan.identity)
+    lower = Plan(test_plan.path, test_plan.manifest.model_copy(update={"precision": "int8"}))
     with pytest.raises(PrecisionError, match="in int8, expected fp32; export it with --precision fp32"):
         calibrate(lower, "int8", settings_of(), ignore)

@@ -11,9 +11,8 @@ from pydantic import ValidationError
 
 from videossm.calib.calibration import Calibration, CalibrationError, Source, engine_sha256
 from videossm.runtime import Plan, UserError
-from videossm.runtime.manifest import Manifest
+from videossm.runtime.manifest import EngineSpec, File, Manifest
 
-TENSOR = {"name": "x", "dtype": "float32", "shape": [1]}
 ENGINES = ("text_encoder", "step", "decoder")
 
 
@@ -26,47 +25,24 @@ def make_plan(name="shapes", **contents):
     files = {f"{engine}.onnx": engine for engine in ENGINES}
     files |= {f"{key.replace('_data', '.onnx.data')}": text for key, text in contents.items() if "_data" in key}
     files |= {f"{key}.onnx": text for key, text in contents.items() if "_data" not in key}
-    manifest = {
-        "schema_version": 1,
+    values = {
         "name": name,
-        "precision": "fp32",
-        "backend": "onnxruntime",
-        "lowering": "standard",
-        "model": {},
-        "stream": {
-            "batch": 1,
-            "fps": 8.0,
-            "height": 8,
-            "width": 8,
-            "frames_per_chunk": 3,
-            "chunk_frames": 3,
-            "window_frames": 9,
-            "sink_frames": 3,
-            "rope_frame": "window",
-        },
-        "sampler": {"kind": "euler", "sigmas": [1.0, 0.5]},
-        "text": {"length": 5},
-        "engines": {name: {"file": f"{name}.onnx", "inputs": [TENSOR], "outputs": [TENSOR]} for name in ENGINES},
-        "window": [],
-        "memory": [],
-        "prompt": [],
-        "caches": [],
-        "files": {name: {"sha256": sha256(text), "size_bytes": len(text)} for name, text in files.items()},
-        "versions": {},
+        "engines": {engine: EngineSpec(file=f"{engine}.onnx", inputs=(), outputs=()) for engine in ENGINES},
+        "files": {file: File(sha256=sha256(text), size_bytes=len(text)) for file, text in files.items()},
     }
-    return Plan(Path("none.plan"), Manifest.model_validate_json(json.dumps(manifest)), identity="")
+    return Plan(Path("none.plan"), Manifest.model_construct(**values))
 
 
 def make_values():
     """What calibration.json holds."""
-    steps = [
-        {"sigma": 1.0, "amax": 2.54, "mean_square": 0.5},
-        {"sigma": 0.5, "amax": 2.0, "mean_square": 0.25},
-        {"sigma": 0.0, "amax": 0.0, "mean_square": 0.0},
+    passes = [
+        {"index": 0, "value": 1.0, "amax": 2.54, "mean_square": 0.5},
+        {"index": 1, "value": -0.5, "amax": 2.0, "mean_square": 0.25},
+        {"index": None, "value": None, "amax": 0.0, "mean_square": 0.0},
     ]
     return {
         "format": "videossm-calibration",
-        "version": 1,
+        "version": 2,
         "precision": "int8",
         "source": {"name": "shapes", "engines": {"text_encoder": sha256("text_encoder"), "step": sha256("step")}},
         "settings": {
@@ -85,7 +61,7 @@ def make_values():
                     "low": None,
                     "scale": 0.01,
                     "zero_point": 0,
-                    "steps": [],
+                    "passes": [],
                     "channel_amax": None,
                 }
             },
@@ -95,7 +71,7 @@ def make_values():
                     "low": None,
                     "scale": 0.02,
                     "zero_point": 0,
-                    "steps": steps,
+                    "passes": passes,
                     "channel_amax": [2.54, 0.0],
                 }
             },
@@ -128,7 +104,7 @@ def test_is_a_user_error():
 def test_load(path):
     calibration = Calibration.load(write(path, make_values()))
     assert calibration.model_dump(mode="json") == make_values()
-    assert calibration.tensors["step"]["blocks.0.x"].steps[0].amax == 2.54
+    assert calibration.tensors["step"]["blocks.0.x"].passes[0].amax == 2.54
 
 
 def test_save_and_load(path):
@@ -199,7 +175,7 @@ PARTS = {
     "source.": lambda values: values["source"],
     "settings.": lambda values: values["settings"],
     "tensors.step.blocks.0.x.": lambda values: values["tensors"]["step"]["blocks.0.x"],
-    "tensors.step.blocks.0.x.steps.1.": lambda values: values["tensors"]["step"]["blocks.0.x"]["steps"][1],
+    "tensors.step.blocks.0.x.passes.1.": lambda values: values["tensors"]["step"]["blocks.0.x"]["passes"][1],
 }
 
 
@@ -221,7 +197,7 @@ def test_missing_field(path, part, field):
     ("part", "field", "value"),
     [
         ("", "format", "other"),
-        ("", "version", 2),
+        ("", "version", 1),
         ("", "precision", "int4"),
         ("settings.", "method", "mean"),
         ("settings.", "chunks", 0),
@@ -232,9 +208,9 @@ def test_missing_field(path, part, field):
         ("tensors.step.blocks.0.x.", "low", 0.5),
         ("tensors.step.blocks.0.x.", "zero_point", 128),
         ("tensors.step.blocks.0.x.", "zero_point", 0.5),
-        ("tensors.step.blocks.0.x.steps.1.", "sigma", -1.0),
-        ("tensors.step.blocks.0.x.steps.1.", "amax", -1.0),
-        ("tensors.step.blocks.0.x.steps.1.", "mean_square", float("nan")),
+        ("tensors.step.blocks.0.x.passes.1.", "index", -1),
+        ("tensors.step.blocks.0.x.passes.1.", "amax", -1.0),
+        ("tensors.step.blocks.0.x.passes.1.", "mean_square", float("nan")),
     ],
 )
 def test_wrong_value(path, part, field, value):

@@ -105,7 +105,7 @@ def test_guided_chunks_start_from_the_leaders_state(test_plan, perturbed_plan, p
     for errors in perturbed[:5]:
         guided.restore(leader.snapshot())
         frames = next(leader).frames, next(guided).frames
-        assert errors.guided.latents == pytest.approx(difference(leader.latent, guided.latent), rel=1e-3)
+        assert errors.guided.latents == pytest.approx(difference(leader.sample, guided.sample), rel=1e-3)
         assert errors.guided.psnr_db == pytest.approx(psnr_db(*frames), rel=1e-3)
 
 

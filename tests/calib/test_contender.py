@@ -17,7 +17,7 @@ def latent_and_state(side, chunks=1):
     rollout = side.rollout(PROMPT, SEED)
     for _ in range(chunks):
         next(rollout)
-    return rollout.latent, rollout.snapshot().tensors
+    return rollout.sample, rollout.snapshot().tensors
 
 
 def test_a_contender_runs_the_files_it_is_given(test_plan, altered, scale_weight, tmp_path):
@@ -35,11 +35,10 @@ def test_half_precision_is_emulated(test_plan, tmp_path):
     """Its graphs and its manifest are of fp32, its values rounded."""
     (tmp_path / "plan").mkdir()
     side = contender(write_half(test_plan, "fp16", tmp_path / "plan"), tmp_path / "fp16")
-    assert (side.precision, set(side.files)) == ("fp32", {"text_encoder", "step", "memory", "decoder"})
-    engines = [engine for _, engine in side.plan.manifest.engines.items()]
-    dtypes = {tensor.dtype for engine in engines for tensor in (*engine.inputs, *engine.outputs)}
-    assert dtypes == {"float32", "int64", "uint8"}
-    keys = latent_and_state(side)[1]["window/present.0.key"]
+    assert (side.precision, set(side.files)) == ("fp32", set(side.plan.manifest.engines))
+    assert {tensor.dtype for tensor in side.plan.manifest.tensors()} == {"float32", "int64", "uint8"}
+    assert {state.dtype for state in side.plan.manifest.states} == {"float32"}
+    keys = latent_and_state(side)[1]["0.key"]
     assert keys.any() and np.array_equal(keys, keys.astype(np.float16).astype(np.float32))
 
 

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from videossm.calib.emulate import emulate, round_tensors
-from videossm.calib.graph import module_of
-from videossm.calib.half import ELEMENT, ISLAND_MODULES, HalfError, to_half
+from videossm.calib.graph import SCOPES, module_of
+from videossm.calib.half import ELEMENT, HalfError, to_half
 from videossm.runtime import Plan
 from videossm.runtime.backends.session import session_options
-from videossm.runtime.manifest import TensorSpec
+from videossm.runtime.manifest import EngineSpec, Input, Manifest, Output, Precision, State, TensorSpec
 
 Arrays = dict[str, NDArray[Any]]
 FLOATS = {TensorProto.FLOAT, *ELEMENT.values()}
-ENGINES = ["text_encoder", "step", "memory", "decoder"]
+ENGINES = ["text_encoder", "turn", "step", "memory", "decoder_first", "decoder"]
+ISLANDS = ("levels", "memory.decay+beta", "head.head")
 FAR = 4000  # a position late in a long video
 
 # Largest relative error of an output, and, in brackets, the largest measured over the engines.
@@ -52,7 +53,9 @@ def graph_of(plan: Plan, engine: str) -> ModelProto:
 def inputs_of(plan: Plan, engine: str, first_position: int = 0) -> Arrays:
     """Random inputs of an engine as they come in a rollout, positions counted from `first_position`."""
     rng = np.random.default_rng(0)
-    window = plan.manifest.stream.window_frames
+    sizes = plan.manifest.window
+    assert sizes is not None
+    window = sizes.chunks * sizes.chunk_frames
 
     def values(tensor: TensorSpec) -> NDArray[Any]:
         shape = tensor.shape
@@ -70,7 +73,7 @@ def inputs_of(plan: Plan, engine: str, first_position: int = 0) -> Arrays:
         make = made.get(tensor.name.rpartition(".")[2], lambda: rng.standard_normal(shape))
         return np.broadcast_to(np.asarray(make(), tensor.dtype), shape)
 
-    return {tensor.name: values(tensor) for tensor in dict(plan.manifest.engines.items())[engine].inputs}
+    return {tensor.name: values(tensor) for tensor in plan.manifest.engines[engine].inputs}
 
 
 def run(model: ModelProto, inputs: Arrays) -> Arrays:
@@ -118,7 +121,7 @@ def read_by(model: ModelProto, *kinds: str) -> set[str]:
 
 def test_the_graph_is_valid_and_strongly_typed(test_plan: Plan, engine: str, precision: str) -> None:
     """No node reads or makes two floating types, but for casts."""
-    model = to_half(graph_of(test_plan, engine), engine, precision)
+    model = to_half(graph_of(test_plan, engine), engine, test_plan.manifest, precision)
     onnx.checker.check_model(model, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     types = elements(model)
@@ -132,21 +135,21 @@ def test_the_graph_is_valid_and_strongly_typed(test_plan: Plan, engine: str, pre
 def test_what_a_plan_sees(test_plan: Plan, engine: str, precision: str) -> None:
     """Prompt state, window and caches are half; latents, levels, gates and memories fp32; the rest as it was."""
     before = graph_of(test_plan, engine)
-    after = to_half(before, engine, precision)
+    after = to_half(before, engine, test_plan.manifest, precision)
     for old, new in zip(
         [*before.graph.input, *before.graph.output], [*after.graph.input, *after.graph.output], strict=True
     ):
-        is_half = old.name.endswith((".key", ".value")) or old.name.startswith("cache")
+        is_half = old.name.endswith((".key", ".value", ".turned")) or old.name.startswith("cache")
         expected = ELEMENT[precision] if is_half else old.type.tensor_type.elem_type
         assert (new.name, new.type.tensor_type.elem_type) == (old.name, expected)
         assert new.type.tensor_type.shape == old.type.tensor_type.shape, old.name
 
 
 def test_products_are_half_and_islands_fp32(test_plan: Plan, precision: str) -> None:
-    model = to_half(graph_of(test_plan, "step"), "step", precision)
+    model = to_half(graph_of(test_plan, "step"), "step", test_plan.manifest, precision)
     types = elements(model)
     fp32 = {"Cos", "Sin", "Softplus", "Log", "LayerNormalization", "RMSNormalization", "Split", "Sub"}
-    islands, packed = made_by(model, *ISLAND_MODULES), made_by(model, "self_attn.q+k+v")
+    islands, packed = made_by(model, *ISLANDS), made_by(model, "self_attn.q+k+v")
     residual = read_by(model, "LayerNormalization")
     products = [node for node in model.graph.node if node.op_type == "MatMul"]
     read_out = {node.output[0] for node in products if re.match(r"past\.\d+\.memory", node.input[1])}
@@ -165,22 +168,57 @@ def test_products_are_half_and_islands_fp32(test_plan: Plan, precision: str) -> 
 
 def test_memory_casts_its_inputs_and_no_more(test_plan: Plan, precision: str) -> None:
     before = graph_of(test_plan, "memory")
-    after = to_half(before, "memory", precision)
+    after = to_half(before, "memory", test_plan.manifest, precision)
     added = [node for node in after.graph.node if node.op_type == "Cast"]
     keyed = sorted(v.name for v in before.graph.input if v.name.endswith((".key", ".value")))
     assert sorted(node.input[0] for node in added) == keyed
     assert len(after.graph.node) == len(before.graph.node) + len(added)
 
 
-def test_a_product_of_the_memory_is_fp32(precision: str) -> None:
-    """The standard lowering has some; anywhere else they are half."""
+def test_a_product_of_an_fp32_engine_is_fp32(precision: str) -> None:
+    """Anywhere else it is half."""
     graph = small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
-    found = [elements(to_half(graph, engine, precision))["product"] for engine in ("memory", "step")]
+    manifests = small_manifest(fp32_engines=("engine",)), small_manifest()
+    found = [elements(to_half(graph, "engine", manifest, precision))["product"] for manifest in manifests]
+    assert found == [TensorProto.FLOAT, ELEMENT[precision]]
+
+
+@pytest.mark.parametrize(
+    ("module", "patterns", "kept"),
+    [
+        ("block.0.gate", (r"gate",), True),
+        ("block.0.gate", (r"0\.gate",), True),
+        ("block.0.gate.out", (r"gate",), True),
+        ("block.0.gates", (r"gate", r"ate"), False),
+        ("block.0.gate", (), False),
+        ("levels.sigma", (), True),
+        ("block.levels", (), False),
+    ],
+)
+def test_modules_that_stay_fp32(precision: str, module: str, patterns: tuple[str, ...], kept: bool) -> None:
+    """Those of which some whole parts of the name match, and what is looked up by a scalar of a pass."""
+    graph = small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+    graph.graph.node[0].metadata_props.add(key=SCOPES, value=repr(["", module, "product"]))
+    found = elements(to_half(graph, "engine", small_manifest(fp32_modules=patterns), precision))["product"]
+    assert found == (TensorProto.FLOAT if kept else ELEMENT[precision])
+
+
+def test_a_pattern_that_is_none() -> None:
+    graph = small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+    with pytest.raises(HalfError, match=r"^lower_precision\.fp32_modules\.0: got '\('.* expected a regular expression"):
+        to_half(graph, "engine", small_manifest(fp32_modules=("(",)), "fp16")
+
+
+def test_a_product_that_reads_an_fp32_state(precision: str) -> None:
+    graph = small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+    graph.graph.node[0].input[0] = "past"
+    graph.graph.input[0].name = "past"
+    found = [elements(to_half(graph, "engine", small_manifest(half), precision))["product"] for half in (False, True)]
     assert found == [TensorProto.FLOAT, ELEMENT[precision]]
 
 
 def test_pixels_are_fp32_from_the_last_convolution_on(test_plan: Plan, precision: str) -> None:
-    model = to_half(graph_of(test_plan, "decoder"), "decoder", precision)
+    model = to_half(graph_of(test_plan, "decoder"), "decoder", test_plan.manifest, precision)
     types = elements(model)
     last = max(i for i, node in enumerate(model.graph.node) if node.op_type == "Conv")
     assert {types[node.input[0]] for node in model.graph.node[last + 2 :]} == {TensorProto.FLOAT}
@@ -190,7 +228,7 @@ def test_pixels_are_fp32_from_the_last_convolution_on(test_plan: Plan, precision
 
 def test_casts_are_few(test_plan: Plan, engine: str, precision: str) -> None:
     """None of a cast's result, none twice, none that nothing reads, and none but where fp32 and half meet."""
-    model = to_half(graph_of(test_plan, engine), engine, precision)
+    model = to_half(graph_of(test_plan, engine), engine, test_plan.manifest, precision)
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
     made = {node.output[0] for node in casts}
     assert not made & {node.input[0] for node in casts}, "a cast of a cast"
@@ -200,8 +238,8 @@ def test_casts_are_few(test_plan: Plan, engine: str, precision: str) -> None:
 
 
 def test_every_matrix_of_a_half_product_is_stored_in_half(test_plan: Plan, precision: str) -> None:
-    model = to_half(graph_of(test_plan, "step"), "step", precision)
-    islands = made_by(model, *ISLAND_MODULES)
+    model = to_half(graph_of(test_plan, "step"), "step", test_plan.manifest, precision)
+    islands = made_by(model, *ISLANDS)
     matrices = {tensor.name: tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 2}
     products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices]
     for node in products:
@@ -214,7 +252,7 @@ def test_every_matrix_of_a_half_product_is_stored_in_half(test_plan: Plan, preci
 def test_the_fp32_graph_is_left_alone(test_plan: Plan, engine: str, precision: str) -> None:
     model = graph_of(test_plan, engine)
     before = model.SerializeToString()
-    typed = to_half(model, engine, precision)
+    typed = to_half(model, engine, test_plan.manifest, precision)
     kept = typed.SerializeToString()
     emulate(typed)
     assert model.SerializeToString() == before and typed.SerializeToString() == kept
@@ -222,7 +260,7 @@ def test_the_fp32_graph_is_left_alone(test_plan: Plan, engine: str, precision: s
 
 def test_error_of_an_engine(test_plan: Plan, engine: str, precision: str) -> None:
     model, inputs = graph_of(test_plan, engine), inputs_of(test_plan, engine)
-    emulated = emulate(to_half(model, engine, precision))
+    emulated = emulate(to_half(model, engine, test_plan.manifest, precision))
     onnx.checker.check_model(emulated, full_check=True)
     assert set(elements(emulated).values()).isdisjoint(ELEMENT.values()), "outputs and weights are fp32"
     got, expected = run(emulated, inputs), run(model, inputs)
@@ -235,14 +273,14 @@ def test_error_of_an_engine(test_plan: Plan, engine: str, precision: str) -> Non
 
 @pytest.mark.parametrize("first_position", [0, FAR])
 def test_error_of_a_step(test_plan: Plan, precision: str, first_position: int) -> None:
-    emulated = emulate(to_half(graph_of(test_plan, "step"), "step", precision))
+    emulated = emulate(to_half(graph_of(test_plan, "step"), "step", test_plan.manifest, precision))
     error = step_errors(test_plan, emulated, first_position)["change"]
     assert error <= STEP_TOLERANCE[precision], f"got {error:.1e}"
 
 
 @pytest.mark.parametrize("island", WORSE)
 def test_an_island_in_half_is_worse(test_plan: Plan, precision: str, island: str) -> None:
-    model = emulate(to_half(graph_of(test_plan, "step"), "step", precision))
+    model = emulate(to_half(graph_of(test_plan, "step"), "step", test_plan.manifest, precision))
     gates = made_by(model, "memory.decay+beta") | read_by(model, "Softplus")
     tensors = {
         "angles": read_by(model, "Cos", "Sin"),
@@ -260,7 +298,7 @@ def test_an_island_in_half_is_worse(test_plan: Plan, precision: str, island: str
 def test_fp16_runs_in_onnx_runtime(test_plan: Plan, engine: str) -> None:
     """As it is, which rounds less than the emulation: it must not be worse than that."""
     model, inputs = graph_of(test_plan, engine), inputs_of(test_plan, engine)
-    typed = to_half(model, engine, "fp16")
+    typed = to_half(model, engine, test_plan.manifest, "fp16")
     got, expected = run(typed, inputs), run(model, inputs)
     names = {value.name: value.type.tensor_type.elem_type for value in typed.graph.output}
     assert {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in got.items()} == names
@@ -268,18 +306,31 @@ def test_fp16_runs_in_onnx_runtime(test_plan: Plan, engine: str) -> None:
         assert error <= TOLERANCE["fp16"], f"{name}: got {error:.1e}"
 
 
+def small_manifest(half: bool = True, **precision: Any) -> Manifest:
+    """Of the engine of `small_graph`; but for the decay, states are half if `half` says so. `precision`: what is not."""
+    tensor, halves = {"dtype": "float32", "shape": (2, 4)}, {"past": half, "key": half, "value": half, "decay": False}
+    sources, targets = (("latent", "sample"), ("past", "state.past")), [(f"{n}_next", f"state.{n}") for n in halves]
+    engine = EngineSpec(
+        file="engine.onnx",
+        inputs=tuple(Input(name=name, source=source, **tensor) for name, source in sources),
+        outputs=tuple(Output(name=name, target=target, **tensor) for name, target in targets),
+    )
+    states = tuple(State(name=name, kind="carry", half=kept, **tensor) for name, kept in halves.items())
+    return Manifest.model_construct(engines={"engine": engine}, states=states, lower_precision=Precision(**precision))
+
+
 def small_graph(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> ModelProto:
-    """latent [2, K] to a key that stands last, is read by attention's like and by the memory's."""
+    """latent [2, K] to a key that stands last, is read by a product and by what is fp32."""
     nodes = [
         helper.make_node("MatMul", ["latent", "weight"], ["product"]),
         helper.make_node("Add", ["product", "bias"], ["linear"]),
-        helper.make_node("RMSNormalization", ["linear", "scale"], ["present.0.key"], axis=-1, epsilon=1e-6),
-        helper.make_node("MatMul", ["present.0.key", "square"], ["present.0.value"]),
-        helper.make_node("Softplus", ["present.0.key"], ["present.0.decay"]),
+        helper.make_node("RMSNormalization", ["linear", "scale"], ["key_next"], axis=-1, epsilon=1e-6),
+        helper.make_node("MatMul", ["key_next", "square"], ["value_next"]),
+        helper.make_node("Softplus", ["key_next"], ["decay_next"]),
     ]
     width = weight.shape[1]
     named = {"weight": weight, "bias": bias, "scale": np.ones(width), "square": np.eye(width)}
-    outputs = ("present.0.key", "present.0.value", "present.0.decay")
+    outputs = ("key_next", "value_next", "decay_next")
     graph = helper.make_graph(
         nodes,
         "small",
@@ -303,23 +354,25 @@ def test_against_numpy(precision: str) -> None:
     linear = rounded(rounded(latent) @ rounded(weight)) + bias
     exact = linear / np.sqrt(np.square(linear).mean(-1, keepdims=True) + 1e-6)
     expected = {
-        "present.0.key": rounded(exact),
-        "present.0.value": rounded(exact),
-        "present.0.decay": np.log1p(np.exp(exact)),
+        "key_next": rounded(exact),
+        "value_next": rounded(exact),
+        "decay_next": np.log1p(np.exp(exact)),
     }
-    got = run(emulate(to_half(small_graph(weight, bias), "step", precision)), {"latent": latent})
+    got = run(emulate(to_half(small_graph(weight, bias), "engine", small_manifest(), precision)), {"latent": latent})
     # But for ties, which the order of the sums decides, and whose result is one unit in the last place off.
     assert max(errors(got, expected).values()) <= 0.1 * TOLERANCE[precision]
 
 
 def test_an_output_of_another_type_than_its_node(precision: str) -> None:
     """It is cast once, and who reads it reads either type."""
-    model = to_half(small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32)), "step", precision)
+    model = to_half(
+        small_graph(np.eye(4, dtype=np.float32), np.zeros(4, np.float32)), "engine", small_manifest(), precision
+    )
     onnx.checker.check_model(model, full_check=True)
-    key = next(node for node in model.graph.node if node.output[0] == "present.0.key")
-    readers = {node.op_type: node.input[0] for node in model.graph.node if node.output[0] != "present.0.key"}
-    assert (key.op_type, key.input[0]) == ("Cast", "present.0.key.fp32")
-    assert readers["Softplus"] == "present.0.key.fp32" and readers["MatMul"] == "present.0.key"
+    key = next(node for node in model.graph.node if node.output[0] == "key_next")
+    readers = {node.op_type: node.input[0] for node in model.graph.node if node.output[0] != "key_next"}
+    assert (key.op_type, key.input[0]) == ("Cast", "key_next.fp32")
+    assert readers["Softplus"] == "key_next.fp32" and readers["MatMul"] == "key_next"
 
 
 def test_onnx_runtime_keeps_the_pairs(precision: str) -> None:
@@ -328,12 +381,12 @@ def test_onnx_runtime_keeps_the_pairs(precision: str) -> None:
     model = small_graph(pair, np.zeros(4, np.float32))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("product", TensorProto.FLOAT, [2, 4]))
     latent = np.full((2, 4), 1.0001, np.float32)
-    got = run(emulate(to_half(model, "step", precision)), {"latent": latent})
+    got = run(emulate(to_half(model, "engine", small_manifest(), precision)), {"latent": latent})
     assert np.array_equal(got["product"], np.ones((2, 4)))
 
 
 def test_a_weight_that_fp16_cannot_hold() -> None:
     model = small_graph(1e5 * np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
     with pytest.raises(HalfError, match=r"^weight: got a weight of 1e\+05, expected at most 65504 in fp16; export in"):
-        to_half(model, "step", "fp16")
-    to_half(model, "step", "bf16")
+        to_half(model, "engine", small_manifest(), "fp16")
+    to_half(model, "engine", small_manifest(), "bf16")

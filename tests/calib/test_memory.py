@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from videossm.calib import memory
@@ -67,14 +69,14 @@ def test_a_plan_needs_more_than_its_files(test_plan):
 
 
 def test_states_of_a_large_window_count(test_plan):
-    """Rings of keys and values are inputs of the step."""
-    step = test_plan.manifest.engines.step
-    ring = next(tensor for tensor in step.inputs if tensor.name == "past.0.key")
-    larger = ring.model_copy(update={"shape": (ring.shape[0], 10 * ring.shape[1], *ring.shape[2:])})
-    inputs = tuple(larger if tensor is ring else tensor for tensor in step.inputs)
-    engines = test_plan.manifest.engines.model_copy(update={"step": step.model_copy(update={"inputs": inputs})})
-    plan = type(test_plan)(test_plan.path, test_plan.manifest.model_copy(update={"engines": engines}), "")
-    assert needed_bytes(plan) - needed_bytes(test_plan) == memory.STATES * 9 * ring.size_bytes
+    """Rings of keys and values are inputs of engines."""
+    name, engine = next(iter(test_plan.manifest.engines.items()))
+    first = engine.inputs[0]
+    larger = first.model_copy(update={"shape": (first.shape[0], 10 * first.shape[1], *first.shape[2:])})
+    changed = engine.model_copy(update={"inputs": (larger, *engine.inputs[1:])})
+    engines = {**test_plan.manifest.engines, name: changed}
+    plan = replace(test_plan, manifest=test_plan.manifest.model_copy(update={"engines": engines}))
+    assert needed_bytes(plan) - needed_bytes(test_plan) == memory.STATES * 9 * first.size_bytes
 
 
 def test_too_little_is_told_in_one_line(test_plan, monkeypatch):

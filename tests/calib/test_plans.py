@@ -14,12 +14,12 @@ from videossm.calib.calibrate import calibrate
 from videossm.calib.calibration import Calibration, CalibrationError
 from videossm.calib.plans import (
     CALIBRATION_FILE,
-    KEPT_ENGINES,
-    QUANTISED_ENGINES,
     PrecisionError,
     add_to_plan,
     candidates,
     check_source,
+    in_precision,
+    quantised_engines,
     quantized_graph,
     write_half,
     write_quantized,
@@ -39,7 +39,7 @@ def every_layer(plan):
 
 def latents_of(plan, chunks=1):
     rollout = Rollout(plan, "red circle", 7, threads=1)
-    return np.stack([rollout.latent for _ in islice(rollout, chunks)])
+    return np.stack([rollout.sample for _ in islice(rollout, chunks)])
 
 
 def relative_error(got, expected):
@@ -64,9 +64,10 @@ def quantised(plan, calibration, folder, chosen=None):
 def test_no_layer_of_another_engine_is_a_candidate(test_plan):
     """All of them are listed, each with the reason of its engine."""
     linears, products, skipped = candidates(test_plan)
-    assert {layer.engine for layer in (*linears, *products)} == set(QUANTISED_ENGINES)
-    others = {(layer.engine, layer.reason) for layer in skipped if layer.engine not in QUANTISED_ENGINES}
-    assert others == {(engine, KEPT_ENGINES[engine]) for engine in ("text_encoder", "decoder")}
+    kept = test_plan.manifest.lower_precision.kept_engines
+    assert {layer.engine for layer in (*linears, *products)} == set(quantised_engines(test_plan.manifest)) == {"step"}
+    others = {(layer.engine, layer.reason) for layer in skipped if layer.engine in kept}
+    assert others == {(engine, kept[engine]) for engine in ("text_encoder", "decoder", "decoder_first")}
     names = {layer.name for layer in skipped}
     assert {"text_encoder.layers.0.qkv", "transformer.text_embedding.2", "transformer.blocks.1.cross_attn.v"} <= names
 
@@ -85,7 +86,7 @@ def test_a_quantised_plan_opens_and_rolls_out(test_plan, int8_calibration, fp8_c
     error = relative_error(latents_of(plan), latents_of(test_plan))
     assert 0 < error < TOLERANCE[precision]
     pairs = Counter(linear.engine for linear in candidates(test_plan)[0])
-    for engine in QUANTISED_ENGINES:
+    for engine in quantised_engines(plan.manifest):
         assert operators(plan.path / f"{engine}.onnx")["QuantizeLinear"] == pairs[engine]
 
 
@@ -97,9 +98,12 @@ def test_with_attention(test_plan, int8_calibration, tmp_path):
 
 def test_what_is_not_quantised_is_byte_equal(test_plan, int8_calibration, tmp_path):
     plan = quantised(test_plan, int8_calibration, tmp_path)
-    for name in (*(f"{engine}.onnx" for engine in KEPT_ENGINES), test_plan.tokenizer_file.name):
+    for name in (
+        *(f"{engine}.onnx" for engine in test_plan.manifest.lower_precision.kept_engines),
+        test_plan.tokenizer_file.name,
+    ):
         assert (plan.path / name).read_bytes() == (test_plan.path / name).read_bytes(), name
-    ignored = {"precision", "files"}
+    ignored = {"precision", "files", "checksum"}
     before, after = (p.manifest.model_dump(exclude=ignored) for p in (test_plan, plan))
     assert before == after
     assert set(plan.manifest.files) == {*test_plan.manifest.files, CALIBRATION_FILE}
@@ -169,15 +173,18 @@ def test_fp16_opens_and_rolls_out(test_plan, tmp_path):
     write_half(test_plan, "fp16", tmp_path)
     plan = Plan.open(tmp_path)
     assert plan.manifest.precision == "fp16"
-    dtypes = {tensor.name: tensor.dtype for tensor in plan.manifest.engines.step.inputs}
-    assert (dtypes["past.0.key"], dtypes["latent"], dtypes["past.0.memory"]) == ("float16", "float32", "float32")
+    dtypes = {tensor.name: tensor.dtype for tensor in plan.manifest.engines["step"].inputs}
+    assert (dtypes["past.0.value"], dtypes["latent"], dtypes["past.0.memory"]) == ("float16", "float32", "float32")
+    states = {state.name: state.dtype for state in plan.manifest.states}
+    assert (states["0.key"], states["0.memory"], states["cache.0"]) == ("float16", "float32", "float16")
+    assert plan.manifest.stream_identity == test_plan.manifest.stream_identity
     assert 0 < relative_error(latents_of(plan), latents_of(test_plan)) < TOLERANCE["fp16"]
 
 
 def test_bf16_opens_and_says_what_cannot_run_it(test_plan, tmp_path):
     write_half(test_plan, "bf16", tmp_path)
     plan = Plan.open(tmp_path)
-    assert {tensor.dtype for tensor in plan.manifest.engines.text_encoder.outputs} == {"bfloat16"}
+    assert {tensor.dtype for tensor in plan.manifest.engines["text_encoder"].outputs} == {"bfloat16"}
     with pytest.raises(BackendError, match="got cpu for a plan in bf16, expected cuda:N"):
         latents_of(plan)
 
@@ -207,7 +214,7 @@ def outside(test_plan, tmp_path, monkeypatch):
     for _, spec in test_plan.manifest.engines.items():
         plans.save_graph(onnx.load(test_plan.path / spec.file), folder / spec.file)
     (folder / test_plan.tokenizer_file.name).write_bytes(test_plan.tokenizer_file.read_bytes())
-    write_manifest(folder, test_plan.manifest.model_dump(mode="json", exclude={"files"}))
+    write_manifest(folder, test_plan.values())
     return Plan.open(folder)
 
 
@@ -241,3 +248,16 @@ def test_half_with_weights_beside_the_graph(test_plan, outside, tmp_path, monkey
     monkeypatch.undo()
     write_half(test_plan, "fp16", empty(tmp_path, "inside.plan"))
     assert np.array_equal(latents_of(plan, 5), latents_of(Plan.open(tmp_path / "inside.plan"), 5))
+
+
+def test_another_graph_of_an_engine_in_the_plans_precision(test_plan, int8_calibration, tmp_path):
+    """As the plan made it of its own graph: typed in half, or as it is; what is in 8 bits has no such graph."""
+    half = write_half(test_plan, "fp16", empty(tmp_path, "fp16.plan"))
+    int8 = quantised(test_plan, int8_calibration, empty(tmp_path, "int8.plan"))
+    for engine in ("memory", "step"):
+        graph = test_plan.path / f"{engine}.onnx"
+        assert in_precision(test_plan, engine, graph) == onnx.load(graph)
+        assert in_precision(half, engine, graph) == onnx.load(half.path / f"{engine}.onnx")
+    assert in_precision(int8, "memory", test_plan.path / "memory.onnx") == onnx.load(test_plan.path / "memory.onnx")
+    with pytest.raises(PrecisionError, match=r"^plugins: got them for the engine step in int8, expected fp32, fp16 or"):
+        in_precision(int8, "step", test_plan.path / "step.onnx")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from videossm.calib.linears import Linear, Product, find_linears, find_products
 from videossm.calib.observers import FORMATS, Codes, EightBits
 from videossm.calib.qdq import QuantizationError, quantize, quantize_attention
 from videossm.models.videossm.presets import test as small_preset
+from videossm.runtime.manifest import Layers
 
 Arrays = dict[str, NDArray[Any]]
 Matrix = NDArray[np.float32]
@@ -83,7 +84,7 @@ def shared_input() -> tuple[ModelProto, list[Linear], Arrays]:
         node.name = f"node_{node.output[0]}"
     model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in constants.items())
     linears = [
-        Linear(f"block.{name}", "step", f"node_{name}x", "x", f"w_{name}", (6, 4), f"node_{name}", "bias")
+        Linear(f"block.{name}", "pass", f"node_{name}x", "MatMul", "x", 3, f"w_{name}", (6, 4), f"node_{name}", "bias")
         for name in "qk"
     ]
     return model, linears, constants
@@ -99,7 +100,7 @@ def attention_graph(masked: bool) -> tuple[ModelProto, Product]:
         }}"""
     )
     model.graph.node[0].name = "attention"
-    return model, Product("block.attention", "step", "attention", "q", "k", "v")
+    return model, Product("block.attention", "pass", "attention", "q", "k", "v")
 
 
 def attention_of_rounded(arrays: Arrays, codes: dict[str, Codes], precision: str) -> Matrix:
@@ -152,6 +153,78 @@ def test_a_zero_point_against_numpy(
         assert error(got[name], expected) <= TOLERANCE, name
     operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert operators["MatMulIntegerToFloat"] == 2
+
+
+CONVOLUTIONS = {  # operator and attributes -> shapes of x and of the weight
+    "Conv": ((2, 6, 9), (4, 6, 3)),
+    "Conv<strides = [2, 1], group = 2>": ((2, 6, 8, 5), (4, 3, 3, 3)),
+    "Conv<pads = [1, 1, 1, 1, 1, 1]>": ((2, 3, 4, 6, 5), (4, 3, 3, 3, 3)),
+    "ConvTranspose<strides = [2, 2]>": ((2, 6, 8, 5), (6, 4, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("operator", CONVOLUTIONS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_convolutions_against_rounded_fp32(
+    run_graph: Callable[..., Arrays], precision: EightBits, operator: str
+) -> None:
+    """The fp32 graph on a rounded input, with a weight rounded by output channel; the bias is as it was."""
+    random = np.random.default_rng(4)
+    x_shape, shape = CONVOLUTIONS[operator]
+    x, weight = random.standard_normal(x_shape, np.float32), random.standard_normal(shape, np.float32)
+    weight *= random.uniform(0.1, 10, shape[:2] + (1,) * (len(shape) - 2)).astype(np.float32)
+    bias = random.standard_normal(4, np.float32)
+
+    def graph(weight: Matrix) -> ModelProto:
+        sizes, unknown = ", ".join(map(str, x_shape)), ", ".join("nchwd"[: len(x_shape)])
+        model = parser.parse_model(
+            f"""<ir_version: 10, opset_import: ["": 23]>
+            convolution (float[{sizes}] x) => (float[{unknown}] y) {{ y = {operator}(x, w, b) }}"""
+        )
+        model.graph.node[0].name = "node_y"
+        model.graph.initializer.extend([numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")])
+        return model
+
+    axis = 1 if operator.startswith("ConvTranspose") else 0
+    columns = np.moveaxis(weight, axis, -1)
+    scales = column_scales(precision)(columns.reshape(-1, 4))
+    codes = symmetric(2.0 / LARGEST[precision])
+    model = graph(weight)
+    (linear,) = find_linears(model, "pass", (Layers(modules=".*", keep=None),)).linears
+    quantize(model, [linear], {"x": codes}, precision, column_scales(precision))
+    onnx.checker.check_model(model, full_check=True)
+    left = np.ascontiguousarray(np.moveaxis(rounded(columns, scales, precision), -1, axis))
+    expected = run_graph(graph(left), {"x": rounded(x, codes.scale, precision)})["y"]
+    entries = {} if precision == "int8" else NO_FUSION
+    assert error(run_graph(model, {"x": x}, entries=entries)["y"], expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("sides", [(5, 6), (2, 3, 5, 6)], ids=["two dimensions", "four"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_products_of_other_ranks(
+    run_graph: Callable[..., Arrays], precision: EightBits, sides: tuple[int, ...]
+) -> None:
+    """Of two dimensions none is quantised; of four, the bias adds none."""
+    random = np.random.default_rng(6)
+    weight, bias = random.standard_normal((6, 4), np.float32), random.standard_normal(4, np.float32)
+    model = parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 23]>
+        ranks (float[{", ".join(map(str, sides))}] x) => (float[{", ".join(map(str, (*sides[:-1], 4)))}] y) {{
+            p = MatMul(x, w)
+            y = Add(p, b)
+        }}"""
+    )
+    for node in model.graph.node:
+        node.name = f"node_{node.output[0]}"
+    model.graph.initializer.extend([numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")])
+    linears = find_linears(model, "pass", (Layers(modules=".*", keep=None),)).linears
+    assert len(linears) == (len(sides) > 2)
+    codes, x = symmetric(2.0 / LARGEST[precision]), random.standard_normal(sides, np.float32)
+    quantize(model, linears, {"x": codes}, precision, column_scales(precision))
+    onnx.checker.check_model(model, full_check=True)
+    expected = product_of_rounded(x, weight, codes, precision) + bias if linears else x @ weight + bias
+    got = run_graph(model, {"x": x})["y"]
+    assert got.shape == expected.shape and error(got, expected) <= TOLERANCE
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -209,12 +282,13 @@ def test_attention_against_numpy(run_graph: Callable[..., Arrays], precision: Ei
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_who_reads_what(
     load_graph: Callable[[str], ModelProto],
+    layers: Sequence[Layers],
     quantized: Callable[..., ModelProto],
     precision: EightBits,
 ) -> None:
     before, after = load_graph("step"), quantized("step", precision)
     onnx.checker.check_model(after, full_check=True)
-    linears = {linear.node: linear for linear in find_linears(before, "step").linears}
+    linears = {linear.node: linear for linear in find_linears(before, "step", layers).linears}
     biases = {linear.bias_node for linear in linears.values()}
     made_by = {output: node for node in after.graph.node for output in node.output}
     old = {node.name: node for node in before.graph.node}
@@ -231,9 +305,11 @@ def test_who_reads_what(
     assert len(after.graph.node) == len(before.graph.node) + 3 * len(linears)
 
 
-def test_gates_read_fp32(load_graph: Callable[[str], ModelProto], quantized: Callable[..., ModelProto]) -> None:
+def test_gates_read_fp32(
+    load_graph: Callable[[str], ModelProto], layers: Sequence[Layers], quantized: Callable[..., ModelProto]
+) -> None:
     """The very tensor that queries, keys and values are quantised from."""
-    quantised = {linear.input for linear in find_linears(load_graph("step"), "step").linears}
+    quantised = {linear.input for linear in find_linears(load_graph("step"), "step", layers).linears}
     nodes = [node for node in quantized("step", "int8").graph.node if node.op_type == "MatMul"]
     gates = {module_of(node): node.input[0] for node in nodes if ".memory." in module_of(node)}
     assert len(gates) == 2 * small_preset().transformer.layers, "decay with beta, and the output's"
@@ -256,6 +332,7 @@ def test_loads_in_a_session_of_default_options(
 
 def test_int8_is_fused(
     load_graph: Callable[[str], ModelProto],
+    layers: Sequence[Layers],
     quantized: Callable[..., ModelProto],
     feeds: Callable[[ModelProto], Arrays],
     run_graph: Callable[..., Arrays],
@@ -265,13 +342,14 @@ def test_int8_is_fused(
     model = quantized("step", "int8")
     run_graph(model, feeds(model), optimized=tmp_path / "optimized.onnx")
     operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
-    assert operators["MatMulIntegerToFloat"] == len(find_linears(load_graph("step"), "step").linears)
+    assert operators["MatMulIntegerToFloat"] == len(find_linears(load_graph("step"), "step", layers).linears)
     assert operators["DequantizeLinear"] == 0
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_any_subset_loads(
     load_graph: Callable[[str], ModelProto],
+    layers: Sequence[Layers],
     feeds: Callable[[ModelProto], Arrays],
     run_graph: Callable[..., Arrays],
     precision: EightBits,
@@ -279,7 +357,7 @@ def test_any_subset_loads(
     """Layers return to fp32 one by one; then graphs arise in which a product has no quantised neighbour."""
     for start, step in ((0, 2), (1, 2), (4, 5)):
         model = load_graph("step")
-        chosen = find_linears(model, "step").linears[start::step]
+        chosen = find_linears(model, "step", layers).linears[start::step]
         codes = {linear.input: symmetric(0.05) for linear in chosen}
         quantize(model, chosen, codes, precision, column_scales(precision))
         run_graph(model, feeds(model))
@@ -288,6 +366,7 @@ def test_any_subset_loads(
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_attention_of_an_engine(
     load_graph: Callable[[str], ModelProto],
+    layers: Sequence[Layers],
     quantized: Callable[..., ModelProto],
     feeds: Callable[[ModelProto], Arrays],
     run_graph: Callable[..., Arrays],
@@ -296,7 +375,7 @@ def test_attention_of_an_engine(
     before, after = load_graph("step"), quantized("step", precision, attention=True)
     onnx.checker.check_model(after, full_check=True)
     operators = Counter(node.op_type for node in after.graph.node)
-    linears, products = len(find_linears(before, "step").linears), len(find_products(before, "step"))
+    linears, products = len(find_linears(before, "step", layers).linears), len(find_products(before, "step", layers))
     assert operators["Attention"] == 0
     assert operators["QuantizeLinear"] == linears + 4 * products
     expected = run_graph(before, feeds(before))
@@ -307,10 +386,13 @@ def test_attention_of_an_engine(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_are_small(
-    load_graph: Callable[[str], ModelProto], quantized: Callable[..., ModelProto], precision: EightBits
+    load_graph: Callable[[str], ModelProto],
+    layers: Sequence[Layers],
+    quantized: Callable[..., ModelProto],
+    precision: EightBits,
 ) -> None:
     before, after = load_graph("step"), quantized("step", precision)
-    linears = find_linears(before, "step").linears
+    linears = find_linears(before, "step", layers).linears
     old = sum(4 * linear.shape[0] * linear.shape[1] for linear in linears)
     new = sum(len(t.raw_data) for t in after.graph.initializer if ".weight." in t.name)
     assert new <= SIZE * old

@@ -61,8 +61,8 @@ def test_an_error_is_that_of_rollouts_from_the_fp32_states(test_plan, probe, cal
             other.restore(leader.snapshot())
             next(leader), next(other)
             if chunk in (0, 4):
-                gap = np.linalg.norm(other.latent.astype(np.float64) - leader.latent)
-                expected.append(gap / np.linalg.norm(leader.latent))
+                gap = np.linalg.norm(other.latent.astype(np.float64) - leader.sample)
+                expected.append(gap / np.linalg.norm(leader.sample))
     assert probe.error(calibration, {BROKEN}) == pytest.approx(np.mean(expected), rel=1e-4)
 
 

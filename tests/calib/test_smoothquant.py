@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from videossm.calib.observers import Codes, weight_scales
 from videossm.calib.qdq import quantize
 from videossm.calib.smoothquant import BOUNDS, smooth, smoothing_scale
 from videossm.models.videossm.presets import test as small_preset
+from videossm.runtime.manifest import Layers
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -41,8 +42,10 @@ def spread(amax: NDArray[np.float32]) -> float:
 class Engine:
     """A step, and what it computes."""
 
-    def __init__(self, model: ModelProto, feeds: Callable[..., Arrays], run: Callable[..., Arrays]) -> None:
-        self.model, self._run = model, run
+    def __init__(
+        self, model: ModelProto, layers: Sequence[Layers], feeds: Callable[..., Arrays], run: Callable[..., Arrays]
+    ) -> None:
+        self.model, self._layers, self._run = model, layers, run
         self.feeds = feeds(model)
         self.linears = self.find().linears
         self.tensors = sorted({linear.input for linear in self.linears})
@@ -50,7 +53,7 @@ class Engine:
         self.amax = {tensor: channel_amax(self.before[tensor]) for tensor in self.tensors}
 
     def find(self) -> Found:
-        return find_linears(self.model, "step")
+        return find_linears(self.model, "step", self._layers)
 
     def run(self, also: list[str]) -> Arrays:
         return self._run(self.model, self.feeds, also)
@@ -65,10 +68,11 @@ class Engine:
 @pytest.fixture
 def engine(
     load_graph: Callable[[str], ModelProto],
+    layers: Sequence[Layers],
     feeds: Callable[..., Arrays],
     run_graph: Callable[..., Arrays],
 ) -> Engine:
-    return Engine(load_graph("step"), feeds, run_graph)
+    return Engine(load_graph("step"), layers, feeds, run_graph)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0])
@@ -122,13 +126,16 @@ def test_outliers_shrink(engine: Engine) -> None:
 
 
 def test_is_quantised_afterwards_with_less_error(
-    load_graph: Callable[[str], ModelProto], feeds: Callable[..., Arrays], run_graph: Callable[..., Arrays]
+    load_graph: Callable[[str], ModelProto],
+    layers: Sequence[Layers],
+    feeds: Callable[..., Arrays],
+    run_graph: Callable[..., Arrays],
 ) -> None:
     """With outliers as those that trained models have: two channels of norms 50 times the others."""
     errors = []
     for alpha in (None, 0.5):
         model = load_graph("step")
-        engine = with_outliers(model, feeds, run_graph)
+        engine = with_outliers(model, layers, feeds, run_graph)
         if alpha is not None:
             smooth(model, engine.linears, engine.amax, alpha)
         linears = engine.find().linears
@@ -139,18 +146,23 @@ def test_is_quantised_afterwards_with_less_error(
     assert errors[1] <= errors[0] * 2 / 3, errors
 
 
-def with_outliers(model: ModelProto, feeds: Callable[..., Arrays], run: Callable[..., Arrays]) -> Engine:
+def with_outliers(
+    model: ModelProto, layers: Sequence[Layers], feeds: Callable[..., Arrays], run: Callable[..., Arrays]
+) -> Engine:
     values = np.ones(small_preset().transformer.dim, np.float32)
     values[[3, 17]] *= 50
     add_constant(model, "outliers", values)
     for node in model.graph.node:
         if module_of(node).endswith(".norm3"):
             node.input[1] = "outliers"
-    return Engine(model, feeds, run)
+    return Engine(model, layers, feeds, run)
 
 
 def test_other_readers_are_left_alone(
-    load_graph: Callable[[str], ModelProto], feeds: Callable[..., Arrays], run_graph: Callable[..., Arrays]
+    load_graph: Callable[[str], ModelProto],
+    layers: Sequence[Layers],
+    feeds: Callable[..., Arrays],
+    run_graph: Callable[..., Arrays],
 ) -> None:
     """What else reads a tensor reads it as it was; then an affine norm that makes it must not change either."""
     model = load_graph("step")
@@ -158,7 +170,7 @@ def test_other_readers_are_left_alone(
     (norm,) = (value for value in model.graph.value_info if value.name == "layer_norm_1")
     model.graph.output.append(norm)
     model.graph.output[-1].name = "other"
-    engine = Engine(model, feeds, run_graph)
+    engine = Engine(model, layers, feeds, run_graph)
     before = {node.name: list(node.input) for node in model.graph.node}
     assert len([one for one in before.values() if one[0] == "add_3.modulated"]) == 3, "the gates share it"
     linears = {linear.input: linear for linear in engine.linears}

@@ -94,13 +94,13 @@ def test_memory_that_is_short(refused, test_plan, tmp_path, monkeypatch):
 def test_a_plan_that_makes_no_numbers(refused, altered, scale_weight, tmp_path, value):
     broken = altered(tmp_path, "step", scale_weight("step", FFN, value))
     message = refused(calibrate, broken.path, "-o", tmp_path / "scales.json", *QUICK)
-    assert message.startswith("rollout 0, chunk 0, step pass 0: tensor gelu_1: got a value that is not finite")
+    assert message.startswith("rollout 0, chunk 0, pass 0, engine step: tensor gelu_1: got a value that is not finite")
     assert not (tmp_path / "scales.json").exists()
 
 
-def test_a_tensor_of_zeros_only(refused, altered, tmp_path):
+def test_a_tensor_of_zeros_only(refused, altered, layers, tmp_path):
     def silence(model):
-        (linear,) = (each for each in find_linears(model, "step").linears if each.name == FFN)
+        (linear,) = (each for each in find_linears(model, "step", layers).linears if each.name == FFN)
         for tensor in model.graph.initializer:
             if tensor.name in (linear.weight, linear.bias):
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(list(tensor.dims), np.float32), tensor.name))

@@ -68,7 +68,7 @@ def test_no_plan(refused, test_plan, tmp_path):
 
 def test_plans_of_two_models(refused, test_plan, altered, tmp_path):
     other = altered(tmp_path, "step", lambda model: None)
-    values = other.manifest.model_dump(mode="json", exclude={"files"})
+    values = other.values()
     write_manifest(other.path, {**values, "model": {**values["model"], "height": 64}})
     message = refused(compare, test_plan.path, other.path, "-o", tmp_path / "out", *QUICK)
     assert message.startswith("plans: got another model in") and "expected two plans of one model" in message
@@ -78,7 +78,7 @@ def test_plans_of_two_models(refused, test_plan, altered, tmp_path):
 def test_a_plan_that_makes_nan(refused, test_plan, altered, scale_weight, tmp_path):
     broken = altered(tmp_path, "step", scale_weight("step", "transformer.blocks.1.self_attn.o", np.nan))
     message = refused(compare, test_plan.path, broken.path, "-o", tmp_path / "out", *QUICK)
-    assert message.startswith("chunk 0, step 0 (sigma 1): velocity: got a value that is not finite")
+    assert message.startswith("chunk 0, pass 0: change of the sample: got a value that is not finite")
 
 
 @pytest.mark.parametrize("larger", [0, 1], ids=["A", "B"])

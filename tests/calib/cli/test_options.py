@@ -7,12 +7,13 @@ import math
 import click
 import pytest
 
-from videossm.calib.cli import options as module
-from videossm.calib.cli.options import CHUNKS, METHODS, SEED, SIZE, CalibrationOptions, calibration_options
+from videossm.calib.calibrate import settings_for
+from videossm.calib.cli.options import calibration_options
 from videossm.calib.observers import METHODS as OBSERVED
+from videossm.calib.options import CHUNKS, METHOD, METHODS, SEED, SIZE, CalibrationOptions
 from videossm.runtime import UserError
 
-NOTHING = CalibrationOptions(None, None, None, None, None, False)
+NOTHING = CalibrationOptions()
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_nothing_given(parsed, test_plan):
     assert parsed() == NOTHING
     assert NOTHING.given == []
     NOTHING.check("fp32")
-    settings = NOTHING.settings(test_plan)
+    settings = settings_for(test_plan, NOTHING)
     assert (settings.method, settings.chunks, settings.data) == ("mse", CHUNKS, "rollouts")
     assert (settings.smoothquant, settings.quantize_attention) == (None, False)
     assert len(settings.prompts) == SIZE
@@ -61,7 +62,7 @@ def test_settings_follow_the_options(parsed, test_plan):
     words = "--calibration-size 3 --calibration-chunks 4 --calibration-method entropy --smoothquant 0.25"
     options = parsed(*words.split(), "--quantize-attention")
     options.check("int8")
-    settings = options.settings(test_plan)
+    settings = settings_for(test_plan, options)
     assert (settings.method, settings.chunks, settings.smoothquant) == ("entropy", 4, 0.25)
     assert (len(settings.prompts), len(settings.seeds), settings.quantize_attention) == (3, 3, True)
     assert options.rollouts == "3 rollouts of 4 chunks"
@@ -81,7 +82,7 @@ def test_prompts_of_a_file(parsed, test_plan, tmp_path, words, prompts, told):
     file = tmp_path / "prompts.txt"
     file.write_text("red\nblue\ngreen\n")
     options = parsed("--calibration-prompts", file, *words)
-    settings = options.settings(test_plan)
+    settings = settings_for(test_plan, options)
     assert list(settings.prompts) == prompts
     assert len(set(settings.seeds)) == len(prompts), "a prompt that comes again has another seed"
     assert options.rollouts == told.format(file=file)
@@ -89,7 +90,7 @@ def test_prompts_of_a_file(parsed, test_plan, tmp_path, words, prompts, told):
 
 @pytest.mark.parametrize("size", [1, 2 * SIZE + 1])
 def test_as_many_prompts_as_rollouts_by_default(parsed, test_plan, size):
-    settings = parsed("--calibration-size", size).settings(test_plan)
+    settings = settings_for(test_plan, parsed("--calibration-size", size))
     assert len(settings.prompts) == len(settings.seeds) == size
 
 
@@ -134,4 +135,4 @@ def test_values_that_are_none(parsed, tmp_path, monkeypatch, words, precision, m
 def test_the_methods_are_those_that_exist():
     """Written twice, as the command line does without NumPy until it needs it."""
     assert METHODS == OBSERVED
-    assert module.METHOD in METHODS
+    assert METHOD in METHODS
