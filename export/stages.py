@@ -97,11 +97,11 @@ def verify_graphs(result: Result, plan: Plan, deployment: Deployment, chunks: in
             click.echo(line, err=True)
 
 
-def lower_graphs(result: Result, options: PrecisionOptions, fp32: Plan, folder: Path) -> Plan:
+def change_precision(result: Result, options: PrecisionOptions, fp32: Plan, folder: Path) -> Plan:
     """From the fp32 plan the one of the wanted precision, in the empty `folder`."""
-    lowered = make_precision(options, fp32, folder)
-    result.accuracy = lowered.report.summary if lowered.report else {}
-    return lowered.plan
+    made = make_precision(options, fp32, folder)
+    result.accuracy = made.report.summary if made.report else {}
+    return made.plan
 
 
 def build_engines(

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import torch
 
+from videossm.export.example import distinct
 from videossm.export.optimize import optimize
 from videossm.export.schemas import custom_translation_table
 from videossm.models.family import Engine, ModelError
@@ -33,7 +34,7 @@ def trace(
         with torch.no_grad(), quiet():
             program = torch.onnx.export(
                 engine.module.eval(),
-                engine.example,
+                distinct(engine.example),
                 dynamo=True,
                 opset_version=opset,
                 input_names=list(engine.inputs),

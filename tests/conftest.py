@@ -109,14 +109,18 @@ def small_plan_in(shared: Callable[[str, Callable[[Path], object]], Path]) -> Ca
     def export(lowering: str) -> Plan:
         from videossm.export.build import BuildOptions, build_plan
         from videossm.models.shapes.tokenizer import build_tokenizer
+        from videossm.models.videossm.deployment import deployment
         from videossm.models.videossm.model import random_model
         from videossm.models.videossm.presets import test as small_preset
 
         def make(folder: Path) -> None:
-            model = random_model(small_preset(), seed=2)
-            build_plan(model, build_tokenizer(), BuildOptions(lowering=lowering), folder)
+            small = deployment(random_model(small_preset(), seed=2), build_tokenizer().to_str())
+            plan, canonical = folder / "engine.plan", folder / "canonical"
+            plan.mkdir()
+            canonical.mkdir()
+            build_plan(small, BuildOptions("videossm", lowering), plan, canonical)
 
-        return Plan.open(shared(f"small-{lowering}.plan", make))
+        return Plan.open(shared(f"small-{lowering}", make) / "engine.plan")
 
     return export
 
