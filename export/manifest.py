@@ -116,7 +116,8 @@ def in_deployment(error: ManifestError, engines: Engines, deployment: Deployment
     text = re.sub(rf"\bengines\.({names})\b", r"engine \1", text)
     text = re.sub(r"\bstates\.(\d+)", lambda found: f"states[{list(deployment.states)[int(found[1])]!r}]", text)
     text = re.sub(r"\bpasses\.(\d+)", r"passes[\1]", text)
-    text = re.sub(r"\bcalls\.(\d+)\.\w+", lambda found: f"engine {calls[int(found[1])]}: when", text)
+    text = re.sub(r"\bcalls\.(\d+)\.when", lambda found: f"engine {calls[int(found[1])]}: when", text)
+    text = re.sub(r"\bcalls\.(\d+)\.engine", lambda found: f"engine {calls[int(found[1])]}", text)
     return ModelError(f"{text}; mend the model's Deployment")
 
 

@@ -72,11 +72,7 @@ def denoised_whole(clean: Tensor, start: Tensor) -> Tensor:
     Tokens of a chunk that is denoised see themselves and the clean ones of all chunks before; clean ones see the clean
     ones up to their own chunk.
     """
-    sys.path.insert(0, str(HERE))
-    try:
-        deployment = find_family(SEED, "linear_video:load").load(SEED, {}, False)
-    finally:
-        sys.path.remove(str(HERE))
+    deployment = find_family(SEED, "linear_video:load").load(SEED, {}, False)
     model = deployment.engines[0].module.double()
     chunk = torch.arange(len(clean)).repeat_interleave(model.place.shape[0])
     before, own = chunk[:, None] > chunk, chunk[:, None] == chunk
