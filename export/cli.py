@@ -20,7 +20,7 @@ from videossm.export.stages import (
     Result,
     VerificationError,
     build_engines,
-    lower_graphs,
+    change_precision,
     trace_graphs,
     verify_graphs,
 )
@@ -36,8 +36,10 @@ from videossm.runtime.manifest import MANIFEST_FILE
 if TYPE_CHECKING:  # torch takes seconds to import: --help and a wrong option do without
     from videossm.models.family import Deployment, Family
 
-# What may be said of a plan whose graphs are there already: all else shapes the graphs.
-OF_ENGINES = {"checkpoint", "out", "backend", "dry_run", "as_json", *(field.name for field in fields(TensorRtOptions))}
+# The options that a plan may come with, whose graphs are there already: all others shape the graphs. Plugins need
+# graphs with scans that are not lowered yet.
+WITH_A_PLAN = {"checkpoint", "out", "backend", "dry_run", "as_json", *(field.name for field in fields(TensorRtOptions))}
+WITH_A_PLAN.remove("plugins")
 GRAPHS = Path("onnx.plan")  # where the printed commands take the graphs from that are not kept
 
 
@@ -156,7 +158,7 @@ def export(
             del deployment  # two plans are about to be held in memory
             if precision != "fp32":
                 with done.stage("precision"):
-                    plan = lower_graphs(done, wanted, plan, graphs)
+                    plan = change_precision(done, wanted, plan, graphs)
             if target.builds:
                 with done.stage("build"):
                     build_engines(done, plan, scans, target, folder, GRAPHS)
@@ -187,7 +189,7 @@ def _build_plan(
 
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name not in OF_ENGINES and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+        if name not in WITH_A_PLAN and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise UserError(
                 f"{_said(context, parameter)}: got it with a plan, whose graphs are built as they are, expected a "
                 "checkpoint or preset; leave it out"
@@ -195,7 +197,7 @@ def _build_plan(
     plan = Plan.open(path)
     check_source(plan)
     manifest = plan.manifest
-    target = ExportTarget(manifest.precision, backend, None if building.plugins else manifest.lowering, building)
+    target = ExportTarget(manifest.precision, backend, manifest.lowering, building)
     if not target.builds:
         raise UserError(f"--backend: got {backend} with a plan, expected tensorrt or tensorrt-rtx; choose one")
     target.check_backend()

@@ -97,7 +97,7 @@ def verify_graphs(result: Result, plan: Plan, deployment: Deployment, chunks: in
             click.echo(line, err=True)
 
 
-def lower_graphs(result: Result, options: PrecisionOptions, fp32: Plan, folder: Path) -> Plan:
+def change_precision(result: Result, options: PrecisionOptions, fp32: Plan, folder: Path) -> Plan:
     """From the fp32 plan the one of the wanted precision, in the empty `folder`."""
     from videossm.calib.pipeline import lower_precision
 

@@ -1,5 +1,5 @@
 """Do the parts of a manifest fit together? Every input has one source, every state one writer, types agree, and what a
-call reads has been written before. The first thing that does not hold is a PlanError that names its field.
+call reads has been written before. The first thing that does not hold is a ManifestError that names its field.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from videossm.runtime.errors import PlanError
+from videossm.runtime.errors import ManifestError
 from videossm.runtime.manifest import (
     MANIFEST_FILE,
     SOURCES,
@@ -47,7 +47,7 @@ _WRITTEN_KINDS["after"] = ("carry",)
 
 
 def check_contract(manifest: Manifest) -> None:
-    """Raises PlanError, naming the field, for the first part that does not fit."""
+    """Raises ManifestError, naming the field, for the first part that does not fit."""
     _check_files(manifest)
     _check_window(manifest)
     _check_states(manifest)
@@ -64,9 +64,9 @@ def check_contract(manifest: Manifest) -> None:
     _check_readers(manifest)
 
 
-def _fail(field: str, got: object, expected: object) -> PlanError:
+def _fail(field: str, got: object, expected: object) -> ManifestError:
     said = " ".join(str(got).split())  # what the manifest says may have line breaks
-    return PlanError(f"{MANIFEST_FILE}: {field}: got {said}, expected {expected}; export the plan again")
+    return ManifestError(field, f"got {said}, expected {expected}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,14 @@ class PlanError(UserError):
     """A plan that is missing, damaged, of another version or inconsistent."""
 
 
+class ManifestError(PlanError):
+    """A manifest whose parts do not hold together: `field`, and `problem`, what it got and what was expected."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"manifest.json: {field}: {problem}; export the plan again")
+        self.field, self.problem = field, problem
+
+
 class StateError(UserError):
     """A state file that is damaged, foreign, or of another plan."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from videossm.runtime.contract import check_contract
-from videossm.runtime.errors import PlanError
+from videossm.runtime.errors import ManifestError, PlanError
 from videossm.runtime.manifest import MANIFEST_FILE, REPORT_FOLDER, SCHEMA_VERSION, TOKENIZER_FILE, File, Manifest
 
 _BLOCK_BYTES = 1 << 20
@@ -122,10 +122,7 @@ def _parse(content: bytes) -> Manifest:
     if isinstance(version, int) and version != SCHEMA_VERSION:
         do = "upgrade videossm" if version > SCHEMA_VERSION else "export the plan again"
         raise PlanError(f"{MANIFEST_FILE}: schema_version: got {version}, expected {SCHEMA_VERSION}; {do}")
-    try:
-        manifest = Manifest.model_validate_json(content)
-    except ValidationError as error:
-        raise PlanError(_first_error(error)) from error
+    manifest = validated(content)
     _check_sum(manifest, content)
     check_contract(manifest)
     return manifest
@@ -148,6 +145,14 @@ def _finite(text: str) -> float:
     return value
 
 
+def validated(content: bytes) -> Manifest:
+    """The manifest of its JSON, each field by itself. Raises ManifestError."""
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise _first_error(error) from error
+
+
 def _check_sum(manifest: Manifest, content: bytes) -> None:
     """The file ends in the checksum's digits and `_END`; they are the SHA-256 of all bytes before them."""
     end = len(content) - len(_NO_DIGITS + _END)
@@ -159,7 +164,7 @@ def _check_sum(manifest: Manifest, content: bytes) -> None:
         raise PlanError(f"{MANIFEST_FILE}: checksum: got {got}, expected the same; copy or export the plan again")
 
 
-def _first_error(error: ValidationError) -> str:
+def _first_error(error: ValidationError) -> ManifestError:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the whole"
     field = " ".join(field.split())[:_MOST_SHOWN]
@@ -174,7 +179,7 @@ def _first_error(error: ValidationError) -> str:
         why = f"got {got}, expected a bare file name inside the plan{also}"
     else:
         why = f"got {got}, expected: {first['msg']}"
-    return f"{MANIFEST_FILE}: {field}: {why}; export the plan again"
+    return ManifestError(field, why)
 
 
 def _verify_file(folder: Path, name: str, size_bytes: int, sha256: str) -> None:
