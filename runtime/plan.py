@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from videossm.runtime.contract import check_contract
-from videossm.runtime.errors import PlanError
+from videossm.runtime.errors import PlanError, shown
+from videossm.runtime.graph_file import check_graphs
 from videossm.runtime.manifest import MANIFEST_FILE, REPORT_FOLDER, SCHEMA_VERSION, TOKENIZER_FILE, File, Manifest
+from videossm.runtime.plan_file import read_small, require_regular
 
 _BLOCK_BYTES = 1 << 20
 
@@ -37,6 +40,7 @@ class Plan:
         manifest, identity = _read_manifest(folder)
         for name, file in manifest.files.items():
             _verify_file(folder, name, file.size_bytes, file.sha256)
+        check_graphs(folder, manifest)
         return Plan(folder, manifest, identity)
 
     @property
@@ -82,7 +86,7 @@ def _folder(path: Path) -> Path:
         raise PlanError(
             f"plan: got {path}, which does not exist, expected a folder that videossm-export wrote; check it"
         )
-    if not (path / MANIFEST_FILE).is_file():
+    if not os.path.lexists(path / MANIFEST_FILE):
         raise PlanError(
             f"{MANIFEST_FILE}: missing in {path}, expected a folder that videossm-export wrote; check the path"
         )
@@ -90,10 +94,7 @@ def _folder(path: Path) -> Path:
 
 
 def _read_manifest(folder: Path) -> tuple[Manifest, str]:
-    try:
-        content = (folder / MANIFEST_FILE).read_bytes()
-    except OSError as error:
-        raise PlanError(f"{MANIFEST_FILE}: cannot be read ({error.strerror}); check its permissions") from error
+    content = read_small(folder, MANIFEST_FILE)
     return _parse(content), hashlib.sha256(content).hexdigest()
 
 
@@ -119,8 +120,7 @@ def _parse(content: bytes) -> Manifest:
 def _first_error(error: ValidationError) -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the whole"
-    got = repr(first["input"])
-    got = got if len(got) <= 60 else got[:57] + "..."
+    got = shown(first["input"])
     if first["type"] == "extra_forbidden":
         why = f"got an unknown field, expected only those of schema version {SCHEMA_VERSION}"
     elif first["type"] == "missing":
@@ -136,8 +136,7 @@ def _first_error(error: ValidationError) -> str:
 def _verify_file(folder: Path, name: str, size_bytes: int, sha256: str) -> None:
     path = folder / name
     mend = "copy or export the plan again"
-    if not path.is_file():
-        raise PlanError(f"{name}: missing in {folder}, expected what manifest.json lists in files; {mend}")
+    require_regular(folder, name)
     try:
         size = path.stat().st_size
         if size != size_bytes:
