@@ -40,7 +40,7 @@ install: .venv/package.stamp
 
 demo: install
 	@$(TIMED); mkdir -p out; \
-	$(BIN)/videossm-export shapes -o out/engine.plan; \
+	$(BIN)/videossm-export shapes --force -o out/engine.plan; \
 	$(BIN)/videossm-run out/engine.plan --prompt "$(PROMPT)" --seconds 5 -o out/demo.mp4
 
 test: install
@@ -66,7 +66,7 @@ types: install
 
 bench: install
 	@$(TIMED); mkdir -p out; \
-	$(BIN)/videossm-export shapes -o out/engine.plan; \
+	$(BIN)/videossm-export shapes --force -o out/engine.plan; \
 	$(BIN)/python benchmarks/bench.py out/engine.plan --out out/benchmarks.md --json out/benchmarks.json; \
 	cat out/benchmarks.md
 
@@ -89,7 +89,7 @@ wheel: install
 # What `pip install` gives today, not what .venv has pinned.
 pythons: wheel
 	@$(TIMED); mkdir -p out; \
-	$(BIN)/videossm-export shapes --lowering standard -o out/standard.plan; \
+	$(BIN)/videossm-export shapes --lowering standard --force -o out/standard.plan; \
 	$(BIN)/python tests/pythons.py "$$(ls -t dist/videossm-*.whl | head -1)" out/standard.plan
 
 clean:

@@ -37,13 +37,22 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help and a wrong option do
     from videossm.models.model import VideoModel
 
 # What may be said of a plan whose graphs are there already: all else shapes the graphs.
-OF_ENGINES = {"checkpoint", "out", "backend", "dry_run", "as_json", *(field.name for field in fields(TensorRtOptions))}
+OF_ENGINES = {
+    "checkpoint",
+    "out",
+    "force",
+    "backend",
+    "dry_run",
+    "as_json",
+    *(field.name for field in fields(TensorRtOptions)),
+}
 GRAPHS = Path("onnx.plan")  # where the printed commands take the graphs from that are not kept
 
 
 @click.command(cls=Command)
 @click.argument("checkpoint", metavar="CHECKPOINT|PRESET|PLAN")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), default="engine.plan", show_default=True)
+@click.option("--force", is_flag=True, help="Replace an older plan of that name.")
 @click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
 @click.option("--backend", default="onnxruntime", show_default=True, help=f"One of {', '.join(BACKENDS)}.")
 @click.option(
@@ -94,6 +103,7 @@ def export(
     context: click.Context,
     checkpoint: str,
     out: Path,
+    force: bool,
     precision: str,
     backend: str,
     lowering: str | None,
@@ -121,7 +131,7 @@ def export(
     With --backend tensorrt or tensorrt-rtx also a PLAN of ONNX graphs, which is built as it is.
     """
     if _is_plan(checkpoint):
-        _build_plan(context, Path(checkpoint), out, backend, building, dry_run, as_json)
+        _build_plan(context, Path(checkpoint), out, force, backend, building, dry_run, as_json)
         return
     target = ExportTarget(precision, backend, lowering, building, opset)
     target.check()
@@ -131,7 +141,7 @@ def export(
         raise UserError(f"--verify-chunks: got {verify_chunks}, expected 1 or more; change it, or pass --no-verify")
     wanted = PrecisionOptions(precision, calibration, calibrating, max_error, report)
     check_precision(wanted)
-    check_out(out)
+    check_out(out, force, filter(None, [Path(checkpoint), calibration, calibrating.calibration_prompts]))
     window = _given(chunk_frames=chunk_frames, window_frames=window_frames, sink_frames=sink_frames)
     geometry = _given(height=height, width=width, batch=batch) | {"window": window}
     done = Result(str(out), "", precision, backend, target.plan_lowering, None)
@@ -144,7 +154,7 @@ def export(
         done.finish(as_json, f"{line}. It would {more}" if more else line)
         return
     try:
-        with new_plan(out) as folder:
+        with new_plan(out, force) as folder:
             graphs = folder.with_name("onnx") if target.builds else folder
             fp32 = graphs if precision == "fp32" else folder.with_name("fp32")
             for place in (graphs, fp32):
@@ -178,6 +188,7 @@ def _build_plan(
     context: click.Context,
     path: Path,
     out: Path,
+    force: bool,
     backend: str,
     building: TensorRtOptions,
     dry_run: bool,
@@ -200,16 +211,16 @@ def _build_plan(
     if not target.builds:
         raise UserError(f"--backend: got {backend} with a plan, expected tensorrt or tensorrt-rtx; choose one")
     target.check_backend()
-    check_out(out)
     if out.resolve() == plan.path.resolve():
         raise UserError(f"-o: got {out}, whose graphs are built, expected another name; choose one")
+    check_out(out, force, [plan.path])
     done = Result(str(out), manifest.name, manifest.precision, backend, target.plan_lowering, None)
     if dry_run:
         machine = probe_machine([backend], BUILDING_GPUS)
         require_none(check_plan(plan, backend, building.gpu_arch, machine, out.absolute().parent))
         done.finish(as_json, f"would write {out}: {manifest.name}, {backend}, {manifest.precision}")
         return
-    with new_plan(out) as folder:
+    with new_plan(out, force) as folder:
         with done.stage("build"):
             build_engines(done, plan, target, folder, plan.path)
         done.size_bytes = _size_bytes(folder)

@@ -5,9 +5,7 @@ Written to a temporary file beside it and renamed, so a file of that name is alw
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from videossm.runtime.errors import StateError
+from videossm.runtime.output_file import check_output_file, replacing
 from videossm.runtime.plan import Plan
 
 FORMAT = "videossm-state"
@@ -33,23 +32,17 @@ class StateHeader(BaseModel):
     chunk: Annotated[int, Field(ge=0, lt=2**48)]  # the one to make next
 
 
-def check_state_path(path: str | Path) -> None:
-    """Raises StateError, before any work is done, when no state could be written to `path`."""
-    path = _file_path(path)
-    if not path.parent.is_dir():
-        raise StateError(f"state: got {path}, expected a folder that exists; create {path.parent}")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise StateError(f"state: cannot write {path} ({error.strerror}); choose a folder that is writable") from error
+def check_state_path(path: str | Path, inputs: Iterable[Path] = ()) -> None:
+    """Raises StateError, before any work is done, when no state could be written to `path`, or it is in `inputs`."""
+    check_output_file("state", Path(path), inputs, StateError)
 
 
 def save_state(path: str | Path, plan: Plan, header: StateHeader, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Writes `path` whole or not at all. Raises StateError when it cannot be written."""
     from safetensors.numpy import save_file
 
-    path = _file_path(path)
+    path = Path(path)
+    check_output_file("state", path, error=StateError)
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -57,17 +50,12 @@ def save_state(path: str | Path, plan: Plan, header: StateHeader, tensors: Mappi
         "plan_name": plan.name,
         "rollout": header.model_dump_json(),
     }
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        save_file(dict(tensors), temporary, metadata)
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with replacing(path) as temporary:
+            save_file(dict(tensors), temporary, metadata)
     except Exception as error:  # safetensors wraps errors of the system in its own
         why = error.strerror if isinstance(error, OSError) else error
         raise StateError(f"state: cannot write {path} ({why}); choose a folder that exists and has room") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_state(path: str | Path, plan: Plan) -> tuple[StateHeader, dict[str, NDArray[Any]]]:
@@ -100,13 +88,6 @@ def check_tensors(
             raise StateError(f"{where}: tensor {name}: got {got}, expected {want}; resume from another one")
 
 
-def _file_path(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.name or path.is_dir():
-        raise StateError(f"state: got {str(path)!r}, which is a folder, expected a file; add a name")
-    return path
-
-
 def _read_header(path: Path, plan: Plan, metadata: Mapping[str, str]) -> StateHeader:
     if metadata.get("format") != FORMAT:
         raise StateError(f"state: got {path}, a safetensors file of something else, expected what --save-state wrote")
@@ -133,11 +114,3 @@ def _read_header(path: Path, plan: Plan, metadata: Mapping[str, str]) -> StateHe
             message = f"got {len(values)}, expected {batch}, the plan's batch"
             raise StateError(f"state: {path}: metadata: rollout.{field}: {message}; resume from another one")
     return header
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

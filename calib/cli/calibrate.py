@@ -12,6 +12,7 @@ from videossm.calib.cli.options import CalibrationOptions, calibration_options
 from videossm.calib.cli.packages import export_packages
 from videossm.runtime.cli import Command, print_json, progress
 from videossm.runtime.errors import UserError
+from videossm.runtime.output_file import check_output_file
 from videossm.runtime.plan import Plan
 
 if TYPE_CHECKING:  # imports onnx: --help does without
@@ -31,11 +32,9 @@ def calibrate(plan: str, out: Path, precision: str, calibrating: CalibrationOpti
     if precision not in PRECISIONS:
         raise UserError(f"--precision: got {precision}, expected one of {', '.join(PRECISIONS)}; choose one")
     calibrating.check(precision)
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"-o: got {out}, whose folder does not exist, expected one that does; make it first")
-    if out.is_dir():
-        raise UserError(f"-o: got {out}, which is a folder, expected a file or a new name; choose another")
     opened = Plan.open(plan)
+    prompts = calibrating.calibration_prompts
+    check_output_file("-o", out, [opened.path, *([prompts] if prompts else [])])
     with export_packages("calibrate"):
         from videossm.calib.calibrate import calibrate as record
         from videossm.calib.calibrate import recorded_chunks

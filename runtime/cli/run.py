@@ -24,7 +24,7 @@ from videossm.runtime.plan import Plan
 from videossm.runtime.preflight import require_run
 from videossm.runtime.prompt import PromptTokenizer
 from videossm.runtime.rollout import Rollout
-from videossm.runtime.sinks import open_sink
+from videossm.runtime.sinks import check_sink, open_sink
 from videossm.runtime.state import check_state_path
 
 _DEFAULT_SECONDS = 5.0
@@ -95,12 +95,9 @@ def run(
     interrupt = context.with_resource(noted_interrupt())
     if as_json and output == "-":
         raise UserError("--json: got -o - as well, expected stdout to be free; write to a file")
-    if resume is not None:
-        _check_new(output)
     opened = Plan.open(plan)
+    _check_outputs(output, save_state, resume, opened)
     length = _length(opened, seconds, chunks, endless=output == "-")
-    if save_state is not None:
-        check_state_path(save_state)
     switches = _switches(opened, prompt_at)
     _check_prompts(opened, [*switches.values(), *([prompt] if resume is not None and prompt is not None else [])])
     if resume is None:
@@ -147,8 +144,21 @@ def _chunk_from(plan: Plan, seconds: float) -> int:
     return math.ceil(seconds / plan.chunk_seconds - 1e-9)
 
 
+def _check_outputs(output: str, save_state: str | None, resume: str | None, plan: Plan) -> None:
+    """Raises SinkError, StateError or UserError, before any work is done, for a place that cannot be written.
+
+    A stream may go on in the state that it is resumed from; it must not replace its own first part.
+    """
+    read = [plan.path, *([Path(resume)] if resume is not None else [])]
+    check_sink(output, read)
+    if save_state is not None:
+        check_state_path(save_state, [plan.path, *([Path(output)] if output != "-" else [])])
+    if resume is not None:
+        _check_new(output)
+
+
 def _check_new(output: str) -> None:
-    """A resumed stream must not replace its own first part; pictures go on counting."""
+    """Pictures go on counting."""
     if output != "-" and not output.lower().endswith(".png") and Path(output).exists():
         raise UserError(
             f"-o: got {output}, which exists, expected a new file with --resume, as it takes the frames to come only; "

@@ -59,9 +59,19 @@ def test_exports_and_verifies_a_checkpoint(checkpoint: Path, tmp_path: Path) -> 
 
 def test_replaces_an_older_plan_and_leaves_no_debris(checkpoint: Path, older: Path, tmp_path: Path) -> None:
     assert Plan.open(older).manifest.stream.width == 48
-    assert invoke(checkpoint, "-o", older, "--no-verify", "--width", 64).exit_code == 0
+    assert invoke(checkpoint, "-o", older, "--force", "--no-verify", "--width", 64).exit_code == 0
     assert Plan.open(older).manifest.stream.width == 64
     assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.plan", "model.safetensors"]
+
+
+def test_an_older_plan_stays_without_force(checkpoint: Path, older: Path) -> None:
+    before = Plan.open(older).identity
+    message = refused(invoke(checkpoint, "-o", older))
+    assert message == (
+        f"output: got {older}, which is there already, expected a new name; choose another -o, "
+        "or add --force to replace it"
+    )
+    assert Plan.open(older).identity == before
 
 
 def test_dry_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
@@ -142,7 +152,7 @@ def test_a_plan_that_does_not_verify_replaces_nothing(
 ) -> None:
     before = Plan.open(older).identity
     monkeypatch.setattr("videossm.export.verify.relative_error", lambda got, expected: float("nan"))
-    result = invoke(checkpoint, "-o", older, "--width", 64)
+    result = invoke(checkpoint, "-o", older, "--force", "--width", 64)
     assert result.exit_code == 1
     assert result.stderr.startswith("verify: got chunk 0: relative error nan")
     assert Plan.open(older).identity == before
@@ -155,6 +165,6 @@ def test_ctrl_c_leaves_the_older_plan_and_no_debris(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("videossm.export.build.trace", interrupted)
-    assert invoke(checkpoint, "-o", older).exit_code == 130
+    assert invoke(checkpoint, "-o", older, "--force").exit_code == 130
     Plan.open(older)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.plan", "model.safetensors"]

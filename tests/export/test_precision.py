@@ -159,7 +159,7 @@ def test_a_plan_with_a_report_is_replaced_by_one_without(tmp_path: Path) -> None
     out = tmp_path / "engine.plan"
     assert invoke(*RANDOM, "-o", out, "--no-verify", "--precision", "fp16").exit_code == 0
     assert (out / "report").is_dir()
-    assert invoke(*RANDOM, "-o", out, "--no-verify").exit_code == 0
+    assert invoke(*RANDOM, "-o", out, "--force", "--no-verify").exit_code == 0
     assert not (out / "report").exists()
     assert Plan.open(out).manifest.precision == "fp32"
 

@@ -14,6 +14,7 @@ from videossm.calib.calibration import Calibration
 from videossm.calib.cli.calibrate import calibrate
 from videossm.calib.linears import find_linears
 from videossm.calib.plans import write_half
+from videossm.runtime import Plan
 
 QUICK = ("--calibration-size", 2, "--calibration-chunks", 1)
 FFN = "transformer.blocks.1.ffn.0"
@@ -58,7 +59,7 @@ def test_the_same_twice(called, test_plan, tmp_path):
         (["--calibration-size", "0"], "--calibration-size: got 0, expected 1 or more"),
         (["--smoothquant", "0.5", "--precision", "fp8"], "--smoothquant: got it with fp8, expected int8"),
         (["-o", "no/such/scales.json"], "-o: got no/such/scales.json, whose folder does not exist"),
-        (["-o", "."], "-o: got ., which is a folder, expected a file or a new name; choose another"),
+        (["-o", "."], "-o: got ., which is a folder, expected a regular file or a new name; choose another"),
         (["--calibration-prompts", "nowhere.txt"], "--calibration-prompts: got nowhere.txt, which does not exist"),
         (["--calibration-prompts", "empty.txt"], "prompts: got empty.txt without any, expected one a line"),
         (["--calibration-prompts", "zebra.txt"], "zebra"),
@@ -71,6 +72,26 @@ def test_wrong_arguments(refused, test_plan, tmp_path, monkeypatch, arguments, m
     (tmp_path / "zebra.txt").write_text("a red zebra\n")
     assert message in refused(calibrate, test_plan.path, *arguments)
     assert not (tmp_path / "calibration.json").exists()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "step.onnx", "new.json"])
+def test_nothing_is_written_into_a_plan(refused, altered, tmp_path, name):
+    plan = altered(tmp_path, "step", lambda model: None)
+    message = refused(calibrate, plan.path, "-o", plan.path / name)
+    assert message.startswith("-o: got ") and message.endswith(" expected another place; choose one")
+    assert Plan.open(plan.path) == plan
+
+
+def test_the_prompts_are_not_replaced(refused, test_plan, tmp_path):
+    (tmp_path / "p.txt").write_text("red\n")
+    prompts = ("--calibration-prompts", tmp_path / "p.txt")
+    assert "which this command uses already" in refused(calibrate, test_plan.path, *prompts, "-o", tmp_path / "p.txt")
+    assert (tmp_path / "p.txt").read_text() == "red\n"
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(refused, test_plan, monkeypatch):
+    monkeypatch.setitem(sys.modules, "videossm.calib.calibrate", None)  # nothing is recorded
+    assert refused(calibrate, test_plan.path, "-o", "/proc/scales.json").startswith("-o: cannot write /proc/scales")
 
 
 def test_no_plan(refused, tmp_path):

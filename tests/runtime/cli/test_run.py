@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from videossm.runtime import Rollout
+from videossm.runtime import Plan, Rollout
 from videossm.runtime.cli.run import run
 from videossm.runtime.passes import Passes
 from videossm.runtime.prompt import PromptTokenizer
@@ -308,8 +310,8 @@ def bad_inputs(plan, tmp):
             [plan, *prompt, *video, "--save-state", "/proc/state"],
             "state: cannot write /proc/state (",
         ),
-        "no-state-name": ([plan, *prompt, *video, "--save-state", ""], "state: got '.', which is a folder"),
-        "folder-as-state": ([plan, *prompt, *video, "--save-state", tmp], f"state: got '{tmp}', which is a folder"),
+        "no-state-name": ([plan, *prompt, *video, "--save-state", ""], "state: got ., which is a folder"),
+        "folder-as-state": ([plan, *prompt, *video, "--save-state", tmp], f"state: got {tmp}, which is a folder"),
         "pictures-in-a-folder-nobody-can-write": ([plan, *prompt, "-o", "/proc/o.png"], "output: cannot write /proc/o"),
         "seed-of-a-state": ([plan, "--resume", tmp / "none", "--seed", "1", *video], "--seed: got one with --resume"),
         "json-on-stdout": ([plan, *prompt, "--json", "-o", "-"], "--json: got -o - as well"),
@@ -326,6 +328,94 @@ def test_bad_input(refused, tiny_plan, tmp_path, case):
     arguments, start = bad_inputs(tiny_plan.path, tmp_path)[case]
     assert refused(run, *arguments).startswith(start)
     assert not (tmp_path / "out.mp4").exists() and not (tmp_path / "out.avi").exists(), "nothing was written"
+
+
+def same_file(path, other):
+    """Another name of a file."""
+    other.hardlink_to(path)
+    return other
+
+
+COLLISIONS = {
+    "state as video": (lambda plan, tmp: ["-o", tmp / "x.gif", "--save-state", tmp / "x.gif"], "state: got "),
+    "state as video, another way": (
+        lambda plan, tmp: ["-o", tmp / "x.gif", "--save-state", tmp / "sub" / ".." / "x.gif"],
+        "state: got ",
+    ),
+    "state over the manifest": (lambda plan, tmp: ["--save-state", plan / "manifest.json"], "state: got "),
+    "state in the plan": (lambda plan, tmp: ["--save-state", plan / "new"], "state: got "),
+    "state in another plan": (lambda plan, tmp: ["--save-state", tmp / "other.plan" / "new"], "state: got "),
+    "video in the plan": (lambda plan, tmp: ["-o", plan / "out.mp4"], "output: got "),
+    "pictures in the plan": (lambda plan, tmp: ["-o", plan / "out.png"], "output: got "),
+    "state over an engine's other name": (
+        lambda plan, tmp: ["--save-state", same_file(plan / "step.onnx", tmp / "step")],
+        None,  # the rename leaves the engine as it was
+    ),
+    "state into a device": (lambda plan, tmp: ["--save-state", "/dev/null"], "state: got /dev/null, which is a device"),
+    "state over a link": (lambda plan, tmp: ["--save-state", tmp / "link"], "state: got "),
+    "video over a link": (lambda plan, tmp: ["-o", tmp / "link.mp4"], "output: got "),
+    "video over a pipe": (lambda plan, tmp: ["-o", tmp / "pipe.y4m"], "output: got "),
+    "long name": (lambda plan, tmp: ["-o", tmp / f"{300 * 'x'}.mp4"], "output: cannot write "),
+    "long state": (lambda plan, tmp: ["--save-state", tmp / (300 * "x")], "state: cannot write "),
+    "long pictures": (lambda plan, tmp: ["-o", tmp / f"{250 * 'x'}.png"], "output: cannot write "),
+}
+
+
+@pytest.mark.parametrize("case", COLLISIONS)
+def test_an_output_replaces_nothing_that_is_needed(called, plan_copy, tmp_path, case):
+    """Before any work is done, and all files are as they were."""
+    (tmp_path / "sub").mkdir()
+    shutil.copytree(plan_copy, tmp_path / "other.plan")
+    (tmp_path / "link").symlink_to(plan_copy / "step.onnx")
+    (tmp_path / "link.mp4").symlink_to(plan_copy / "step.onnx")
+    os.mkfifo(tmp_path / "pipe.y4m")
+    given, start = COLLISIONS[case]
+    words = given(plan_copy, tmp_path)
+    words = words if "-o" in words else [*words, "-o", tmp_path / "fine.mp4"]
+    code, out, err = called(run, plan_copy, "--prompt", RED, "--chunks", 1, *words)
+    if start is None:
+        assert code == 0
+    else:
+        assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(start), err
+        assert not (tmp_path / "fine.mp4").exists() and not (tmp_path / "x.gif").exists()
+    assert Plan.open(plan_copy) and Plan.open(tmp_path / "other.plan")
+    assert sorted(path.name for path in plan_copy.iterdir()) == sorted(
+        [*Plan.open(plan_copy).manifest.files, "manifest.json"]
+    )
+
+
+def test_the_state_that_is_read_is_no_video(refused, tiny_plan, saved, tmp_path):
+    state = saved.rename(tmp_path / "state.png")
+    assert refused(run, tiny_plan.path, "--resume", state, "-o", state).startswith(
+        f"output: got {state}, which this command uses"
+    )
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_permissions_of_a_state_are_the_umasks(called, tiny_plan, tmp_path, umask):
+    state, before = tmp_path / "state", os.umask(umask)
+    try:
+        called(run, tiny_plan.path, "--prompt", RED, "--chunks", 1, "-o", tmp_path / "o.gif", "--save-state", state)
+    finally:
+        os.umask(before)
+    assert state.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_two_runs_with_the_same_outputs(started, tiny_plan, tmp_path):
+    """One video at a time; states take turns, each of them whole."""
+    video, state = tmp_path / "out.mp4", tmp_path / "state"
+    words = ["--prompt", RED, "--save-state", state, "-o"]
+    first = started(MODULE, tiny_plan.path, *words, video, "--seconds", 3600)
+    wait_for(lambda: state.exists())
+    second = started(MODULE, tiny_plan.path, *words, video, "--chunks", 1)
+    _, err = second.communicate(timeout=20)
+    assert second.returncode == 2 and b"which another run is writing" in err
+    third = started(MODULE, tiny_plan.path, *words, tmp_path / "other.gif", "--chunks", 20)
+    assert third.wait(20) == 0, third.stderr.read()
+    first.send_signal(signal.SIGINT)
+    assert first.wait(20) == 130
+    assert len(frames_in(video)) == 3 * Rollout.resume(tiny_plan, state).next_index
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.gif", "out.mp4", "state"], "no temporary file"
 
 
 @pytest.fixture
