@@ -27,7 +27,7 @@ from videossm.export.target import PRECISIONS, ExportTarget
 from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions, tensorrt_options
 from videossm.runtime import Plan
 from videossm.runtime.backends.tensorrt.preflight import check_plan
-from videossm.runtime.cli import Command
+from videossm.runtime.cli import Command, one_line, say
 from videossm.runtime.errors import UserError, require_none
 from videossm.runtime.machine import BACKENDS, probe_machine
 from videossm.runtime.manifest import MANIFEST_FILE
@@ -173,7 +173,7 @@ def export(
                     build_engines(done, plan, target, folder, GRAPHS)
             done.size_bytes = _size_bytes(folder)
     except VerificationError as error:
-        click.echo(str(error), err=True)
+        say(one_line(str(error)))
         context.exit(1)
     same = f"--backend onnxruntime --lowering standard -o {GRAPHS}"
     by_hand = f"by hand, once the same options with {same} have made the graphs:"

@@ -10,7 +10,7 @@ import click
 
 from videossm.calib.cli.options import CalibrationOptions, calibration_options
 from videossm.calib.cli.packages import export_packages
-from videossm.runtime.cli import Command, print_json, progress
+from videossm.runtime.cli import Command, print_json, progress, say
 from videossm.runtime.errors import UserError
 from videossm.runtime.output_file import check_output_file
 from videossm.runtime.plan import Plan
@@ -52,7 +52,7 @@ def calibrate(plan: str, out: Path, precision: str, calibrating: CalibrationOpti
         values = {"calibration": str(out), "precision": precision, "tensors": tensors, "seconds": seconds}
         print_json({**values, "rollouts": len(settings.seeds), "chunks": settings.chunks})
     else:
-        click.echo(f"{out}: scales of {tensors} tensors, {precision}, in {seconds:.0f} s", err=True)
+        say(f"{out}: scales of {tensors} tensors, {precision}, in {seconds:.0f} s")
 
 
 if __name__ == "__main__":

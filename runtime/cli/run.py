@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videossm.runtime.chunk import Chunk
-from videossm.runtime.cli import INTERRUPTED, Command, drop_stdout, print_json, progress
+from videossm.runtime.cli import Command, drop, print_json, progress, say
 from videossm.runtime.cli.device import device_options
 from videossm.runtime.cli.interrupt import Interrupt, noted_interrupt
 from videossm.runtime.cli.measure import process_age_s
@@ -90,7 +91,8 @@ def run(
 ) -> None:
     """Rolls PLAN out into a video. Existing files of that name are overwritten as the frames come.
 
-    Ctrl-C drops the chunk in hand and ends; the file then holds what was made before. A second one ends at once.
+    Ctrl-C or SIGTERM drops the chunk in hand and ends; the file then holds what was made before. A second one ends the
+    process at once.
     """
     interrupt = context.with_resource(noted_interrupt())
     if as_json and output == "-":
@@ -117,9 +119,9 @@ def run(
     if as_json:
         print_json(vars(report))
     else:
-        click.echo(_summary(report), err=True)
+        say(_summary(report))
     if report.interrupted:
-        context.exit(INTERRUPTED)
+        context.exit(interrupt.exit_code)
 
 
 def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool) -> int | None:
@@ -232,7 +234,7 @@ def _roll(
                     report.chunks += 1
                     bar.update()
         except BrokenPipeError:  # the reader of stdout has seen enough
-            drop_stdout()
+            drop(sys.stdout)
     report.output_files, report.interrupted = sink.files, interrupt.seen
     _finish(report, plan, perf_counter() - started)
     return report
@@ -241,7 +243,7 @@ def _roll(
 def _chunks(
     rollout: Rollout, length: int | None, switches: dict[int, str], report: Report, interrupt: Interrupt
 ) -> Iterator[Chunk]:
-    """Those of this run, up to its length or Ctrl-C."""
+    """Those of this run, up to its length or a signal."""
     for _ in itertools.count() if length is None else range(length):
         if interrupt.seen:
             return
@@ -297,6 +299,8 @@ def _side_by_side(frames: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:
 
 
 def _summary(report: Report) -> str:
+    if report.interrupted and not report.chunks:
+        return "interrupted before the first chunk; nothing written."
     files = report.output_files
     where = files[0] if len(files) == 1 else f"{files[0]} .. {files[-1]}" if files else "nothing"
     speed = f", {report.ms_per_chunk:.1f} ms a chunk, {report.realtime_factor:.1f}x real time" if report.chunks else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -158,13 +159,13 @@ def test_a_plan_that_does_not_verify_replaces_nothing(
     assert Plan.open(older).identity == before
 
 
-def test_ctrl_c_leaves_the_older_plan_and_no_debris(
-    checkpoint: Path, older: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_leaves_the_older_plan_and_no_debris(
+    checkpoint: Path, older: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    def interrupted(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("videossm.export.build.trace", interrupted)
-    assert invoke(checkpoint, "-o", older, "--force").exit_code == 130
+    monkeypatch.setattr("videossm.export.build.trace", lambda *arguments: signal.raise_signal(number))
+    result = invoke(checkpoint, "-o", older, "--force")
+    assert result.exit_code == 128 + number
+    assert result.stderr.split() == ["interrupted" if number == signal.SIGINT else "terminated"]
     Plan.open(older)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.plan", "model.safetensors"]

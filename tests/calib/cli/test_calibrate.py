@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import tempfile
 
 import numpy as np
 import onnx
 import pytest
 
-from videossm.calib import memory
+from videossm.calib import memory, plans
 from videossm.calib.calibration import Calibration
 from videossm.calib.cli.calibrate import calibrate
 from videossm.calib.linears import find_linears
@@ -92,6 +94,23 @@ def test_the_prompts_are_not_replaced(refused, test_plan, tmp_path):
 def test_a_folder_that_cannot_be_written_is_told_at_once(refused, test_plan, monkeypatch):
     monkeypatch.setitem(sys.modules, "videossm.calib.calibrate", None)  # nothing is recorded
     assert refused(calibrate, test_plan.path, "-o", "/proc/scales.json").startswith("-o: cannot write /proc/scales")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_leaves_no_temporary_folder(called, test_plan, tmp_path, monkeypatch, number):
+    """SmoothQuant writes graphs to one."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    save = plans.save_graph
+
+    def saved(graph, path):
+        save(graph, path)
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("videossm.calib.calibrate.save_graph", saved)
+    result = called(calibrate, test_plan.path, "-o", tmp_path / "scales.json", "--smoothquant", 0.5, *QUICK)
+    assert result.exit_code == 128 + number, result.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
 
 
 def test_no_plan(refused, tmp_path):

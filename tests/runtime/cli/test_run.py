@@ -7,16 +7,20 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import av
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.cli.run import run
 from videossm.runtime.passes import Passes
+from videossm.runtime.plan import write_manifest
 from videossm.runtime.prompt import PromptTokenizer
 
 RED, GREEN = "a red circle moves left", "a green square"
@@ -212,26 +216,62 @@ def test_interrupted_before_a_prompt_switch(called, tiny_plan, tmp_path, monkeyp
     assert Rollout.resume(tiny_plan, state).prompts == [RED]
 
 
-def test_a_second_interrupt_ends_at_once(called, tiny_plan, tmp_path, monkeypatch):
-    def interrupt_twice(*_):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+def endless(graph):
+    """Its first node waits for a loop that no one lives to see the end of."""
+    one = numpy_helper.from_array(np.int64(1), "one")
+    scalar = [helper.make_tensor_value_info(name, TensorProto.INT64, []) for name in ("i", "x", "y")]
+    bools = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "on")]
+    nodes = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["x", "one"], ["y"])]
+    body = helper.make_graph(nodes, "body", [scalar[0], bools[0], scalar[1]], [bools[1], scalar[2]], [one])
+    most = numpy_helper.from_array(np.int64(2**63 - 1), "most")
+    start = numpy_helper.from_array(np.int64(0), "start")
+    first = graph.node[0]
+    first.input[0], waited = "waited", first.input[0]
+    added = [
+        helper.make_node("Loop", ["most", "", "start"], ["end"], body=body),
+        helper.make_node("Add", [waited, "end"], ["waited"]),
+    ]
+    graph.initializer.extend([most, start])
+    nodes = [*added, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
-    monkeypatch.setattr(Passes, "denoise", interrupt_twice)
-    code, out, err = called(run, tiny_plan.path, "--prompt", RED, "-o", tmp_path / "out.mp4")
-    assert (code, out, err.strip()) == (130, "", "interrupted")
+
+def cpu_s(process):
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
-def test_interrupted(started, tiny_plan, tmp_path, as_json):
-    """Ctrl-C: the file is closed, the state fits it, the exit code is 130."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_second_signal_ends_native_code_at_once(started, plan_copy, tmp_path, number):
+    """Python cannot run anything of its own meanwhile."""
+    values = Plan.open(plan_copy).manifest.model_dump(mode="json", exclude={"files"})
+    model = onnx.load(plan_copy / "text_encoder.onnx")
+    endless(model.graph)
+    onnx.save(model, plan_copy / "text_encoder.onnx")
+    write_manifest(plan_copy, values)
+    process = started(MODULE, plan_copy, "--prompt", RED, "-o", tmp_path / "out.mp4")
+    wait_for(lambda: cpu_s(process) > 2)
+    process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(number)
+    assert process.wait(5) == -number
+    assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("number", "as_json"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, True)], ids=str
+)
+def test_interrupted(started, tiny_plan, tmp_path, number, as_json):
+    """Ctrl-C: the file is closed, the state fits it, the exit code is 130; 143 for the SIGTERM of a service manager."""
     video, state = tmp_path / "out.mp4", tmp_path / "state.safetensors"
     arguments = ["--prompt", RED, "--seconds", 3600, "-o", video, "--save-state", state]
     process = started(MODULE, tiny_plan.path, *arguments, *["--json"] * as_json)
     wait_for(lambda: video.exists() and video.stat().st_size > 5000)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     frames = len(frames_in(video))
     assert frames == 3 * Rollout.resume(tiny_plan, state).next_index > 0
     if as_json:
