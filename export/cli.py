@@ -257,6 +257,10 @@ def _input_errors() -> Iterator[None]:
         yield
     except (CheckpointError, ConfigError) as error:
         raise UserError(str(error)) from None
+    except (MemoryError, RuntimeError) as error:  # PyTorch's own is a RuntimeError
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError("memory: got too little for a model of this size, expected more; make it smaller") from None
 
 
 def _size_bytes(folder: Path) -> int:

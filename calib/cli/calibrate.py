@@ -39,6 +39,8 @@ def calibrate(plan: str, out: Path, precision: str, calibrating: CalibrationOpti
         from videossm.calib.calibrate import calibrate as record
         from videossm.calib.calibrate import recorded_chunks
         from videossm.calib.memory import check_memory
+        from videossm.calib.plans import check_source
+    check_source(opened)
     settings = calibrating.settings(opened)
     check_memory(opened)
     started = time.perf_counter()

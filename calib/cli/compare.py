@@ -44,8 +44,10 @@ def compare(a: str, b: str, out: Path, chunks: int, evaluation: bool, as_json: b
     with export_packages("compare"):
         from videossm.calib.assess import Origin, full_report, report_inputs
         from videossm.calib.memory import check_memory
+        from videossm.calib.plans import require_graphs
         from videossm.calib.report import write_report
     for plan in (first, second):
+        require_graphs(plan)
         check_memory(plan)
     report = full_report(first, second, report_inputs(first, chunks), Origin(), progress, say, evaluation)
     try:

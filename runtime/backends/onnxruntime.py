@@ -7,6 +7,7 @@ That side has not yet run on a GPU.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from videossm.runtime.backends import PROVIDERS, Buffer, DeviceUsage, device_index
+from videossm.runtime.backends import CONTRIB_OPERATOR, CONTRIB_SINCE, PROVIDERS, Buffer, DeviceUsage, device_index
 from videossm.runtime.backends.cuda import CudaDevice, CudaStopwatch
 from videossm.runtime.backends.cuda_memory import CudaBuffer, CudaMemory
 from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
@@ -49,6 +50,7 @@ _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "tensorrt": ("TensorrtExecutionProvider", {}),
     "nv-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", {"has_user_compute_stream": "1"}),
 }
+_MOST_THREADS = 256  # of an engine, or as many as there are processors
 _TIDIED = 64  # runs of a session, the last of which is waited for
 
 
@@ -62,8 +64,19 @@ class OnnxRuntimePass:
         self._buffers = buffers  # the binding holds addresses only
 
     def run(self) -> None:
-        with self._placed():
-            self._session.run_with_iobinding(self._binding)
+        """Raises BackendError: the memory is short, or the graph reads beyond a tensor, as for an unknown token."""
+        try:
+            with self._placed():
+                self._run()
+        except Exception as error:  # onnxruntime has no common base class of its errors
+            why = " ".join(str(error).split())
+            raise BackendError(
+                f"engine: got an error of ONNX Runtime ({why}), expected a run; "
+                "end other programs, or export the plan again"
+            ) from error
+
+    def _run(self) -> None:
+        self._session.run_with_iobinding(self._binding)
 
 
 class _Pace:
@@ -100,7 +113,7 @@ class OnnxRuntimeCudaPass(OnnxRuntimePass):
         self._memory, self._pace = memory, pace
         self._written = {buffer.memory.address for buffer in outputs if isinstance(buffer, CudaBuffer)}
 
-    def run(self) -> None:
+    def _run(self) -> None:
         self._memory.before_writing(self._written)
         self._session.run_with_iobinding(self._binding, self._pace.options())
 
@@ -141,9 +154,10 @@ class OnnxRuntimeBackend:
     """ONNX Runtime on the CPU or on one CUDA device. `precision` is the plan's, `provider` one of PROVIDERS."""
 
     def __init__(self, device: str, threads: int | None, precision: str = "fp32", provider: str | None = None) -> None:
-        if threads is not None and threads < 1:
+        most = max(_MOST_THREADS, os.cpu_count() or 1)
+        if threads is not None and not 1 <= threads <= most:
             raise BackendError(
-                f"threads: got {threads}, expected 1 or more; leave it out for ONNX Runtime's own number"
+                f"threads: got {threads}, expected 1 to {most}; leave it out for ONNX Runtime's own number"
             )
         index = device_index(device)
         self.device = "cpu" if index is None else f"cuda:{index}"
@@ -191,6 +205,11 @@ class OnnxRuntimeBackend:
             session = ort.InferenceSession(str(file), options, providers=self._providers, enable_fallback=False)
         except Exception as error:  # onnxruntime has no common base class of its errors
             why = " ".join(str(error).split())
+            if CONTRIB_OPERATOR in why:
+                raise BackendError(
+                    f"{file.name}: needs ONNX Runtime {CONTRIB_SINCE} or later, got {ort.__version__}; "
+                    "upgrade, or export with --lowering standard"
+                ) from error
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
         if self._cuda is not None and self._providers[0][0] not in session.get_providers():
             raise BackendError(
@@ -209,7 +228,13 @@ class OnnxRuntimeBackend:
         return OnnxRuntimeEngine(session, self._cuda, bool(on_host), self._placement)
 
     def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostBuffer | CudaBuffer:
-        return self._cuda.buffer(shape, np.dtype(dtype)) if self._cuda else HostBuffer(np.zeros(shape, dtype))
+        if self._cuda:
+            return self._cuda.buffer(shape, np.dtype(dtype))
+        try:
+            return HostBuffer(np.zeros(shape, dtype))
+        except (MemoryError, ValueError) as error:  # ValueError: more than there are addresses
+            got = f"a tensor {list(shape)} of {np.dtype(dtype)}"
+            raise BackendError(f"memory: got {got}, expected one that there is room for; end other programs") from error
 
     def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
         for source, target in pairs:

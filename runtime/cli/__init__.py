@@ -86,7 +86,7 @@ def print_text(text: str) -> None:
     """The result on stdout. Raises UserError where it has no room."""
     _require_stdout()
     try:
-        click.echo(text)
+        click.echo(printable(text))
     except BrokenPipeError:  # click's affair: the reader has seen enough
         raise
     except OSError as error:
@@ -107,7 +107,7 @@ def drop(stream: TextIO) -> None:
 def say(line: str) -> None:
     """One line on stderr, for whoever waits; where it cannot be written, what was done is done all the same."""
     try:
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
     except OSError:
         drop(sys.stderr)
 
@@ -119,6 +119,11 @@ def progress(total: int | None, unit: str, initial: int = 0) -> Any:
     return tqdm(total=total, initial=initial, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
 
+def printable(text: str) -> str:
+    """A terminal obeys control characters, also in the name of a plan: all but line breaks as Python writes them."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def _fail(messages: str | list[str], code: int) -> NoReturn:
     for message in [messages] if isinstance(messages, str) else messages:
         say(one_line(message))
@@ -128,5 +133,5 @@ def _fail(messages: str | list[str], code: int) -> NoReturn:
 def one_line(message: str) -> str:
     """Without line breaks and other control characters; names and numbers without end are cut, and so is the whole."""
     words = (word if len(word) <= _LONGEST_WORD else f"{word[:40]}..{word[-18:]}" for word in message.split())
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(words))
+    line = printable(" ".join(words))
     return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 2]}.."

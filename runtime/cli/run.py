@@ -20,7 +20,7 @@ from videossm.runtime.cli import Command, drop, print_json, progress, say
 from videossm.runtime.cli.device import device_options
 from videossm.runtime.cli.interrupt import Interrupt, noted_interrupt
 from videossm.runtime.cli.measure import process_age_s
-from videossm.runtime.errors import UserError
+from videossm.runtime.errors import UserError, shown
 from videossm.runtime.plan import Plan
 from videossm.runtime.preflight import require_run
 from videossm.runtime.prompt import PromptTokenizer
@@ -114,7 +114,7 @@ def run(
         rollout = Rollout.resume(opened, resume, device, threads, provider)
         if prompt is not None:
             rollout.set_prompt(_for_batch(opened, prompt))
-    _check_times(rollout, switches, length)
+    _check_times(rollout, prompt_at, length, chunks is not None)
     report = _roll(rollout, length, switches, output, save_state, interrupt)
     if as_json:
         print_json(vars(report))
@@ -178,7 +178,7 @@ def _switches(plan: Plan, prompt_at: tuple[str, ...]) -> dict[int, str]:
         except ValueError:
             seconds = math.nan
         if not colon or not (math.isfinite(seconds) and seconds >= 0):
-            raise UserError(f"--prompt-at: got {given!r}, expected SECONDS:TEXT, as 2.5:a red circle; change it")
+            raise UserError(f"--prompt-at: got {shown(given)}, expected SECONDS:TEXT, as 2.5:a red circle; change it")
         chunk = _chunk_from(plan, seconds)
         if chunk in switches:
             raise UserError(
@@ -197,14 +197,21 @@ def _check_prompts(plan: Plan, texts: Iterable[str]) -> None:
             tokenizer.encode([text])
 
 
-def _check_times(rollout: Rollout, switches: Iterable[int], length: int | None) -> None:
-    """Every one of `switches` is a chunk of this run."""
+def _check_times(rollout: Rollout, prompt_at: tuple[str, ...], length: int | None, in_chunks: bool) -> None:
+    """Raises UserError unless a chunk of this run starts at every time of `prompt_at`, or within a chunk after it."""
     first, chunk_s = rollout.next_index, rollout.plan.chunk_seconds
-    end = math.inf if length is None else first + length
-    for chunk in switches:
-        if not first <= chunk < end:
-            expected = f"from {first * chunk_s:g} to {(end - 1) * chunk_s:g} s, where this run's chunks start"
-            raise UserError(f"--prompt-at: got {chunk * chunk_s:g} s, expected {expected}; change it or the length")
+    for given in prompt_at:
+        time = given.partition(":")[0]
+        chunk = _chunk_from(rollout.plan, float(time))
+        if chunk < first:
+            raise UserError(f"--prompt-at {time}: the video goes on at {first * chunk_s:g} s; use that at least.")
+        if length is not None and chunk >= first + length:
+            needed = chunk + 1 - first
+            longer = f"--chunks {needed}" if in_chunks else f"--seconds {math.ceil(needed * chunk_s)}"
+            raise UserError(
+                f"--prompt-at {time}: the next chunk starts at {chunk * chunk_s:g} s, but the video ends there; "
+                f"use at most {(first + length - 1) * chunk_s:g}, or add {longer}."
+            )
 
 
 def _roll(

@@ -140,6 +140,16 @@ def test_broken_checkpoints(break_model: Callable[[VideoModel], object], message
     assert not (tmp_path / "engine.plan").exists()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: 4e15"), MemoryError()])
+def test_a_model_beyond_the_memory(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("videossm.export.source.find_source", short)
+    message = refused(invoke("test", "--random-weights", "-o", tmp_path / "engine.plan"))
+    assert message == "memory: got too little for a model of this size, expected more; make it smaller"
+
+
 def test_a_folder_as_checkpoint(tmp_path: Path) -> None:
     assert "which is neither a file nor a preset" in refused(invoke(tmp_path))
 

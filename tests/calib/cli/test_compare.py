@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from videossm.calib import assess, memory
 from videossm.calib.cli.compare import compare
 from videossm.calib.plans import candidates, write_quantized
 from videossm.calib.report import read_report
+from videossm.runtime import Plan
 from videossm.runtime.plan import write_manifest
 
 QUICK = ("--chunks", 2)
@@ -84,6 +86,16 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(refused, test_plan, mon
     monkeypatch.setitem(sys.modules, "videossm.calib.assess", None)  # nothing is rolled out
     assert refused(compare, test_plan.path, test_plan.path, "-o", "/proc/out").startswith(
         "-o: cannot write /proc/out ("
+    )
+
+
+def test_a_plan_of_engines(refused, test_plan, tmp_path):
+    plan = Plan.open(shutil.copytree(test_plan.path, tmp_path / "engines.plan"))
+    values = plan.manifest.model_dump(mode="json", exclude={"files"})
+    write_manifest(plan.path, {**values, "backend": "tensorrt-rtx", "target": {"architectures": ["sm_89"]}})
+    message = refused(compare, test_plan.path, plan.path, "-o", tmp_path / "out", *QUICK)
+    assert message == (
+        f"plan: got {plan.path} for tensorrt-rtx, expected one of ONNX graphs; export it with --backend onnxruntime"
     )
 
 

@@ -281,6 +281,25 @@ def test_interrupted(started, tiny_plan, tmp_path, number, as_json):
         assert not out and err.startswith(b"interrupted: ") and err.count(b"\n") == 1
 
 
+def test_a_token_beyond_the_vocabulary(refused, plan_copy, tmp_path):
+    """What the graph makes of it: here the text encoder has room for four."""
+    values = Plan.open(plan_copy).manifest.model_dump(mode="json", exclude={"files"})
+    model = onnx.load(plan_copy / "text_encoder.onnx")
+    first = model.graph.node[0]
+    table = numpy_helper.from_array(np.arange(4, dtype=np.int64), "table")
+    model.graph.initializer.append(table)
+    lookup = helper.make_node("Gather", ["table", first.input[0]], ["looked up"])
+    first.input[0] = "looked up"
+    nodes = [lookup, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, plan_copy / "text_encoder.onnx")
+    write_manifest(plan_copy, values)
+    message = refused(run, plan_copy, "--prompt", RED, "-o", tmp_path / "out.mp4")
+    assert message.startswith("engine: got an error of ONNX Runtime (") and "out of data bounds" in message
+    assert not (tmp_path / "out.mp4").exists()
+
+
 @pytest.mark.parametrize("tool", ["run", "inspect", "bench"])
 def test_full_stdout_is_one_line(started, tiny_plan, tmp_path, tool):
     arguments = {"run": ["--prompt", RED, "-o", tmp_path / "out.mp4"], "inspect": [], "bench": []}[tool]
@@ -331,7 +350,17 @@ def bad_inputs(plan, tmp):
         "negative-seed": ([plan, *prompt, "--seed", "-1", *video], "seed: got -1, expected 0 or more"),
         "switch-beyond-the-end": (
             [plan, *prompt, "--seconds", "3", "--prompt-at", "3:red", *video],
-            "--prompt-at: got 3 s, expected from 0 to 2.625 s",
+            "--prompt-at 3: the next chunk starts at 3 s, but the video ends there; use at most 2.625, or add",
+        ),
+        "switch-between-chunks": (
+            [plan, *prompt, "--prompt-at", "5:red", *video],
+            "--prompt-at 5: the next chunk starts at 5.25 s, but the video ends there; "
+            "use at most 4.875, or add --seconds 6.",
+        ),
+        "switch-beyond-the-chunks": (
+            [plan, *prompt, "--chunks", "2", "--prompt-at", "1:red", *video],
+            "--prompt-at 1: the next chunk starts at 1.125 s, but the video ends there; "
+            "use at most 0.375, or add --chunks 4.",
         ),
         "switch-to-unknown-word": ([plan, *prompt, "--prompt-at", "1:pink", *video], "prompt: got the unknown word"),
         "switch-to-nothing": ([plan, *prompt, "--prompt-at", "1:", *video], "prompt: got an empty text"),
@@ -359,7 +388,11 @@ def bad_inputs(plan, tmp):
         "no-cuda": ([plan, *prompt, "--device", "cuda:0", *video], "device: got cuda:0 on a machine without a GPU"),
         "provider-of-a-gpu": ([plan, *prompt, "--provider", "cuda", *video], "provider: got cuda on the CPU, expected"),
         "unknown-provider": ([plan, *prompt, "--provider", "rocm", *video], "Invalid value for '--provider'"),
-        "no-threads": ([plan, *prompt, "--threads", "0", *video], "threads: got 0, expected 1 or more"),
+        "endless-threads": ([plan, *prompt, "--threads", "100000", *video], "threads: got 100000, expected 1 to 256"),
+        "no-utf-8": ([plan, "--prompt", "a \udcff", *video], "prompt: got 'a \\udcff', which is no UTF-8"),
+        "endless-prompt": ([plan, "--prompt", "a " * 20_000, *video], "prompt: got 40000 characters, expected at most"),
+        "endless-switch": ([plan, *prompt, "--prompt-at", "x" * 9999, *video], f"--prompt-at: got '{'x' * 56}.., exp"),
+        "no-threads": ([plan, *prompt, "--threads", "0", *video], "threads: got 0, expected 1 to 256"),
     }
 
 
@@ -496,7 +529,7 @@ def test_resume_with_a_wrong_prompt_is_told_before_an_engine_loads(refused, tiny
 def test_switch_before_a_resumed_stream(refused, tiny_plan, saved, tmp_path):
     arguments = ["--resume", saved, "--prompt-at", f"0:{GREEN}", "--chunks", 2]
     message = refused(run, tiny_plan.path, *arguments, "-o", tmp_path / "more.mp4")
-    assert message.startswith("--prompt-at: got 0 s, expected from 0.75 to 1.125 s")
+    assert message == "--prompt-at 0: the video goes on at 0.75 s; use that at least."
 
 
 def test_altered_plan(refused, plan_copy, tmp_path):
