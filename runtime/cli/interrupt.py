@@ -53,7 +53,10 @@ def raised_interrupt() -> Iterator[Interrupt]:
 
 @contextmanager
 def noted_interrupt() -> Iterator[Interrupt]:
-    """The first signal ends a rollout between two steps: the chunk in hand is dropped, what was made stays."""
+    """The first signal ends a rollout between two steps: the chunk in hand is dropped, what was made stays.
+
+    SIGINT is taken even where a script's shell has it ignored, for a job in the background: `kill -INT` ends a stream.
+    """
     interrupt = Interrupt()
 
     def note(number: int) -> None:
@@ -61,21 +64,21 @@ def noted_interrupt() -> Iterator[Interrupt]:
         if interrupt.rollout is not None:
             interrupt.rollout.cancel()
 
-    with _handled(note):
+    with _handled(note, ignored_too=True):
         yield interrupt
 
 
 @contextmanager
-def _handled(take: Callable[[int], None]) -> Iterator[None]:
+def _handled(take: Callable[[int], None], ignored_too: bool = False) -> Iterator[None]:
     """Within, the first signal calls `take` with its number; afterwards all is as before.
 
-    A signal that is ignored stays so, as in a shell's background jobs. Only the main thread is asked for any.
+    A signal that is ignored stays so, unless `ignored_too`. Only the main thread is asked for any.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    taken = [number for number in _SIGNALS if before[number] not in (signal.SIG_IGN, None)]
+    taken = [number for number in _SIGNALS if ignored_too or before[number] != signal.SIG_IGN]
 
     def handle(number: int, frame: object) -> None:
         for other in taken:
@@ -89,7 +92,7 @@ def _handled(take: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         for number in taken:
-            signal.signal(number, before[number])
+            signal.signal(number, before[number] or signal.SIG_DFL)  # None: not Python's own
 
 
 def _left_to_the_system_after_one(number: int) -> None:
