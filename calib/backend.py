@@ -83,7 +83,7 @@ class TappedEngine(OnnxRuntimeEngine):
         return WatchedPass(bound, lambda: self._on_run(self._name, arrays))
 
 
-class ShadowBackend:
+class ShadowBackend(Backend):
     """`first`, with one more graph for some of its engines, run by `second` on the same inputs.
 
     `files`: those graphs, by engine. `on_run` is called with the inputs, the first graph's outputs and the second's.

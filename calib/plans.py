@@ -61,9 +61,19 @@ def chunks_within(plan: Plan, chunks: int) -> int:
 
 def check_source(plan: Plan) -> None:
     """Raises PrecisionError unless `plan` is one that lower precisions are made of."""
+    require_graphs(plan)
     if plan.manifest.precision != "fp32":
         raise PrecisionError(
             f"plan: got {plan.path} in {plan.manifest.precision}, expected fp32; export it with --precision fp32"
+        )
+
+
+def require_graphs(plan: Plan) -> None:
+    """Raises PrecisionError unless `plan` is one of ONNX graphs, in which tensors can be looked at."""
+    if plan.manifest.backend != "onnxruntime":
+        raise PrecisionError(
+            f"plan: got {plan.path} for {plan.manifest.backend}, expected one of ONNX graphs; "
+            "export it with --backend onnxruntime"
         )
 
 
@@ -166,14 +176,6 @@ def in_precision(plan: Plan, engine: str, graph: Path) -> ModelProto:
             f"{precision} in one engine are not supported; choose another --precision, or leave --plugins out"
         )
     return onnx.load(graph)
-
-
-def in_precision(plan: Plan, engine: str, graph: Path) -> ModelProto:
-    """The fp32 `graph` of an engine in the precision of `plan`, weights loaded; for fp32, fp16 and bf16."""
-    model = onnx.load(graph)
-    if plan.manifest.precision in HALF:
-        return to_half(model, engine, plan.manifest.precision)
-    return model
 
 
 def add_to_plan(plan: Plan) -> Plan:

@@ -15,6 +15,7 @@ FORBIDDEN = {  # folder -> what none of its modules may import, wherever in the 
     "export": ("videossm",),
     "calib": ("torch", "videossm"),
     "plugins_trt": ("torch", "onnx", "videossm"),
+    "commands": ("torch", "onnx", "videossm"),  # what it starts, it names
 }
 ALLOWED = {  # of the project's own packages
     "runtime": ("videossm.runtime",),
@@ -22,6 +23,7 @@ ALLOWED = {  # of the project's own packages
     "export": ("videossm.calib", "videossm.export", "videossm.models", "videossm.runtime"),
     "calib": ("videossm.calib", "videossm.models", "videossm.runtime"),
     "plugins_trt": ("videossm.plugins_trt",),
+    "commands": ("videossm.commands",),
 }
 
 

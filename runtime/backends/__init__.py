@@ -25,6 +25,8 @@ TENSORRT = tuple(MODULES)
 # telemetry in the user's cache folder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+# The operator of the lowering "contrib", and the ONNX Runtime that it came with.
+CONTRIB_OPERATOR, CONTRIB_SINCE = "LinearAttention", "1.24"
 PROVIDERS = ("cuda", "tensorrt", "nv-tensorrt-rtx")  # ONNX Runtime's, on a GPU
 
 

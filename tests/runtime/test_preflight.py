@@ -199,6 +199,17 @@ def test_int8_on_a_cpu_is_remarked_on(plan_for, precision, backend, device, told
     assert remarks(plan, zen3, device) == (expected if told else [])
 
 
+@pytest.mark.parametrize(("version", "fits"), [("1.23.2", False), ("1.24.0", True), ("1.31.1", True)])
+def test_the_operator_of_the_lowering_contrib(plan_for, version, fits):
+    here = machine(packages={"onnxruntime": Package(version)})
+    problems = check_run(plan_for("onnxruntime", lowering="contrib"), here)
+    line = (
+        f"onnxruntime: got version {version}, expected 1.24 or later for a plan of lowering contrib; "
+        "upgrade it, or export with --lowering standard"
+    )
+    assert [str(problem) for problem in problems] == ([] if fits else [line])
+
+
 def test_an_onnxruntime_without_gpus(tiny_plan):
     (line,) = lines(tiny_plan, machine(providers=("CPUExecutionProvider",)), "cuda:0")
     assert line.startswith("onnxruntime: got one with CPUExecutionProvider, expected one of CUDAExecutionProvider, ")
