@@ -83,7 +83,7 @@ class TappedEngine(OnnxRuntimeEngine):
         return WatchedPass(bound, lambda: self._on_run(self._name, arrays))
 
 
-class ShadowBackend(Backend):
+class ShadowBackend:
     """`first`, with one more graph for some of its engines, run by `second` on the same inputs.
 
     `files`: those graphs, by engine. `on_run` is called with the inputs, the first graph's outputs and the second's.
@@ -99,6 +99,12 @@ class ShadowBackend(Backend):
         self._first, self._second, self._files, self._on_run = first, second, files, on_run
         self.device, self.buffer, self.copy = first.device, first.buffer, first.copy
         self.stopwatch, self.usage, self.close = first.stopwatch, first.usage, first.close
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def load(self, name: str, spec: EngineSpec, file: Path) -> Engine:
         engine = self._first.load(name, spec, file)
