@@ -1,5 +1,5 @@
-"""Do the parts of a manifest fit together? Every input has one source, every state one writer, types agree, and what a
-call reads has been written before. The first thing that does not hold is a PlanError that names its field.
+"""Checks that the parts of a manifest fit together: every input has one source, every state one writer, types agree,
+and what a call reads has been written before. The first thing that does not hold is a PlanError that names its field.
 """
 
 from __future__ import annotations

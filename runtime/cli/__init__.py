@@ -44,7 +44,7 @@ def print_text(text: str) -> None:
     """The result on stdout. Raises UserError where it has no room."""
     try:
         click.echo(text)
-    except BrokenPipeError:  # click's affair: the reader has seen enough
+    except BrokenPipeError:  # the reader has left; click ends the process
         raise
     except OSError as error:
         drop_stdout()
@@ -57,7 +57,7 @@ def drop_stdout() -> None:
 
 
 def say(line: str) -> None:
-    """One line on stderr, for whoever waits."""
+    """One line on stderr."""
     click.echo(line, err=True)
 
 

@@ -20,7 +20,7 @@ class Interrupt:
 
 @contextmanager
 def noted_interrupt() -> Iterator[Interrupt]:
-    """The first Ctrl-C ends the run between two steps; a second one ends the process as usual."""
+    """The first Ctrl-C ends the run between two passes; a second one ends the process as usual."""
     interrupt, before = Interrupt(), signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: object) -> None:
