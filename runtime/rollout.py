@@ -68,7 +68,7 @@ class Rollout:
 
         A plan without text takes no prompt. `device`, `threads`, `provider`: see `open_backend`. `backend`: an open
         one, in place of the plan's own; it stays open when the rollout is closed.
-        Raises PromptError, BackendError or, for a seed, UserError.
+        Raises PromptError, BackendError, PreflightError for too little memory or, for a seed, UserError.
         """
         manifest = plan.manifest
         self.plan = plan
