@@ -1,4 +1,4 @@
-"""Can this machine run a plan? All that stands in the way, found before anything is loaded."""
+"""What keeps this machine from running a plan, found before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from videossm.runtime.processor import expected_of_int8
 from videossm.runtime.program import buffer_bytes
 from videossm.runtime.prompt import check_tokenizer
 
-# Those of ONNX Runtime that run engines on a CUDA device.
+# ONNX Runtime's execution providers that run engines on a CUDA device.
 GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 WEIGHTS_SUFFIX = ".data"  # of a graph's external data, after the graph's own name
 _CPU_PLAN = "for the CPU make a plan by videossm-export ... --backend onnxruntime"
@@ -35,7 +35,7 @@ def require_run(plan: Plan, device: str | None) -> None:
 def check_run(plan: Plan, machine: Machine, device: str | None = None) -> list[Problem]:
     """What keeps `machine` from running `plan` on `device`, as `require_run`; none if it can.
 
-    Raises BackendError for a device that is none, PlanError for a broken tokenizer.
+    Raises BackendError for an unknown device, PlanError for a broken tokenizer.
     """
     manifest = plan.manifest
     index = _index(manifest, device)

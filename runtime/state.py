@@ -1,6 +1,6 @@
-"""A rollout's state on disk: one safetensors file, with what it belongs to in its metadata.
+"""A rollout's state on disk: one safetensors file; its metadata says which stream it is of.
 
-Written to a temporary file beside it and renamed, so a file of that name is always whole.
+The file is written under a temporary name and then renamed, so a file of its own name is always whole.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[
     path, kept = Path(path), manifest.kept()
     if not path.is_file():
         raise StateError(f"state: got {path}, which is no file, expected one that --save-state wrote; check the path")
-    # Floats may be of twice the size; what is larger is none of this plan, and is not read.
+    # Floats may be twice as wide as the plan's; a larger file is not a state of this plan, and is not read.
     most = 2 * sum(tensor.size_bytes for tensor in kept.values()) + (1 << 24)
     try:
         if path.stat().st_size > most:
@@ -219,7 +219,7 @@ def check_header(where: str, header: StateHeader, manifest: Manifest) -> None:
     """Raises StateError unless prompts and seeds are as many as the batch has streams, and the clip goes that far."""
     batch = manifest.stream.batch
     prompts = 0 if manifest.text is None else batch
-    started = bool(header.chunk) or header.next_prompts is None  # else there is none in force yet
+    started = bool(header.chunk) or header.next_prompts is None  # before the first chunk no prompt is in force
     for field, values, expected in (
         ("prompts", header.prompts, {prompts} if started else {prompts, 0}),
         ("next_prompts", header.next_prompts, {prompts}),

@@ -160,8 +160,10 @@ def test_the_base_install_reads_the_tokenizer_of_shapes(base_python: Path, tmp_p
     build_tokenizer().save(str(tmp_path / "tokenizer.json"))
     script = f"""
 from pathlib import Path
+from videossm.runtime.manifest import Text
 from videossm.runtime.prompt import PromptTokenizer
-print(PromptTokenizer(Path({str(tmp_path / "tokenizer.json")!r}), 4).encode(["A red CIRCLE"])[0].tolist())
+text = Text(length=4, padding_id=0, unknown="refuse", examples=())
+print(PromptTokenizer(Path({str(tmp_path / "tokenizer.json")!r}), text).encode(["A red CIRCLE"])[0].tolist())
 """
     done = run(base_python, "-c", script, cwd=base_python.parent)
     assert done.returncode == 0, done.stderr

@@ -98,8 +98,9 @@ class OnnxRuntimePass:
 class _RunOptions:
     """Options for the runs of one session, in turn: they say which runs the host waits for.
 
-    All of them if it has `nodes_on_host`: ONNX Runtime may use their pinned memory again as soon as a run returns. Else
-    one in _TIDIED: only a run that is waited for gives back what kernels, as Concat's, have staged in pinned memory.
+    With `nodes_on_host` it waits for all of them: ONNX Runtime uses the pinned memory of such nodes again as soon as a
+    run returns. Otherwise it waits for one in _TIDIED: only then ONNX Runtime frees the pinned memory that kernels like
+    Concat's take for their copies.
     """
 
     def __init__(self, nodes_on_host: bool) -> None:
@@ -114,7 +115,7 @@ class _RunOptions:
 
 
 class OnnxRuntimeCudaPass(OnnxRuntimePass):
-    """One whose work is queued on the device's compute stream; `run_options` are those of its session."""
+    """A pass whose work is queued on the device's compute stream. `run_options`: of its session."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from videossm.runtime.preflight import device_bytes
 
 
 class ReportSummary(BaseModel):
-    """The part of report.json that is shown; all of it is the affair of what wrote it."""
+    """The part of report.json that is shown. `videossm.calib` writes more into it."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 

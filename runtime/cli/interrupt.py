@@ -53,7 +53,7 @@ def raised_interrupt() -> Iterator[Interrupt]:
 
 @contextmanager
 def noted_interrupt() -> Iterator[Interrupt]:
-    """The first signal ends a rollout between two steps: the chunk in hand is dropped, what was made stays.
+    """The first signal ends a rollout between two passes: the chunk in hand is dropped, what was made stays.
 
     SIGINT is taken even where a script's shell has it ignored, for a job in the background: `kill -INT` ends a stream.
     """

@@ -7,12 +7,15 @@ import sys
 
 import pytest
 
+from videossm.runtime import Rollout
+from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from videossm.runtime.driver import Driver, Gpu
 from videossm.runtime.errors import BackendError, PreflightError, Problem
 from videossm.runtime.machine import CUDA_BINDINGS, Machine, Package
 from videossm.runtime.manifest import Target
 from videossm.runtime.preflight import check_run, device_bytes, remarks, require_run
 from videossm.runtime.processor import Processor
+from videossm.runtime.program import buffer_bytes
 
 ADA = Gpu(0, "NVIDIA RTX 4090", "sm_89", 24_000_000_000, 20_000_000_000)
 NO_GPU = Driver(problem="no NVIDIA driver")
@@ -247,3 +250,17 @@ def test_a_problem_is_one_line():
         str(Problem("what", "a\n  long\treason", "none", "mend it"))
         == "what: got a long reason, expected none; mend it"
     )
+
+
+def test_a_rollout_asks_for_its_memory_before_it_loads(tiny_plan, monkeypatch):
+    monkeypatch.setattr("videossm.runtime.preflight.probe_memory", lambda: (2000, 1000))
+    monkeypatch.setattr(OnnxRuntimeBackend, "load", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(PreflightError, match=r"^memory: got 0\.00 GB free, expected at least 0\.00 GB; end other prog"):
+        Rollout(tiny_plan, "red", threads=1)
+
+
+def test_streamed_weights_and_reports_do_not_count(plan_for):
+    plan = plan_for("tensorrt")
+    streaming = plan_for("tensorrt", target=Target(architectures=("sm_89",), weight_streaming=True))
+    files = sum(plan.manifest.files[engine.file].size_bytes for engine in plan.manifest.engines.values())
+    assert device_bytes(plan.manifest) - files == device_bytes(streaming.manifest) == buffer_bytes(plan.manifest)
