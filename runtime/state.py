@@ -10,6 +10,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,14 @@ class StateHeader(BaseModel):
     next_prompts: list[str] | None  # set, but not yet in force
     seeds: list[Annotated[int, Field(ge=0, lt=2**64)]]
     chunk: Annotated[int, Field(ge=0, lt=2**48)]  # the one to make next
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the next chunk depends on, copied to the host, for any rollout whose plan has the same states and dtypes."""
+
+    header: StateHeader
+    tensors: dict[str, NDArray[Any]]
 
 
 def check_state_path(path: str | Path) -> None:
