@@ -168,14 +168,6 @@ def in_precision(plan: Plan, engine: str, graph: Path) -> ModelProto:
     return onnx.load(graph)
 
 
-def in_precision(plan: Plan, engine: str, graph: Path) -> ModelProto:
-    """The fp32 `graph` of an engine in the precision of `plan`, weights loaded; for fp32, fp16 and bf16."""
-    model = onnx.load(graph)
-    if plan.manifest.precision in HALF:
-        return to_half(model, engine, plan.manifest.precision)
-    return model
-
-
 def add_to_plan(plan: Plan) -> Plan:
     """The files that were added to the folder of `plan` become part of it, and its identity another."""
     return write_manifest(plan.path, plan.values(), plan.manifest.files)
