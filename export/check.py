@@ -48,18 +48,16 @@ def check_deployment(deployment: Deployment, family: str) -> None:
 
 def _check_types(deployment: Deployment) -> None:
     """What a dataclass does not check by itself."""
-    for field, kind, optional in (
-        ("stream", Stream, False),
-        ("window", Window, True),
-        ("text", Text, True),
-        ("precision", Precision, False),
-    ):
+    parts: list[tuple[str, type, bool]] = [("stream", Stream, False), ("window", Window, True)]
+    parts += [("text", Text, True), ("precision", Precision, False)]
+    for field, kind, optional in parts:
         _check_type(field, getattr(deployment, field), kind, optional)
-    for field, entries, kind in (
-        ("engines", {index: engine for index, engine in enumerate(deployment.engines)}, Engine),
-        ("passes", {index: each for index, each in enumerate(deployment.passes)}, Pass),
+    lists: list[tuple[str, Mapping[Any, object], type]] = [
+        ("engines", dict(enumerate(deployment.engines)), Engine),
+        ("passes", dict(enumerate(deployment.passes)), Pass),
         ("states", deployment.states, State),
-    ):
+    ]
+    for field, entries, kind in lists:
         for key, entry in entries.items():
             _check_type(f"{field}[{key!r}]", entry, kind)
 

@@ -23,7 +23,7 @@ _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(frozen=True)
 class Package:
-    """What a backend needs: its `version`, or the `problem` with it."""
+    """A package that a backend needs: its `version`, or the `problem` with it."""
 
     version: str | None = None
     problem: Problem | None = None
@@ -31,7 +31,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Machine:
-    """What is None was not to be found out.
+    """None stands for what could not be found out.
 
     Args:
         packages: the backends that were looked for, and CUDA_BINDINGS.
@@ -111,7 +111,7 @@ def _providers() -> tuple[str, ...]:
 
 
 def _cpu_threads() -> int:
-    """Those that this process may use."""
+    """The number of threads that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

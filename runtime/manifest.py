@@ -1,6 +1,6 @@
 """manifest.json as validated models: the whole program of a stream, in closed lists of words.
 
-Unknown fields are refused. That the parts fit together is `contract.py`'s affair.
+Unknown fields are refused. `contract.py` checks that the parts fit together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REPORT_FILE = "report.json"
 SAMPLE = ":sample"  # of the window's clean samples in a state file: no state can have that name
 REPORT_FOLDER = "report"  # of its pictures and page; the only folder in a plan
 
-_MOST_FRAMES = 2.0**48  # of a stream; seconds that are more of them are as good as endless
+_MOST_FRAMES = 2.0**48  # of a stream; a longer time counts as this
 # A bare file name: no separators, no drive, not hidden, not "..".
 _BARE = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 FileName = Annotated[str, Field(pattern=rf"^{_BARE}$", max_length=200)]
@@ -64,7 +64,7 @@ class TensorSpec(_Part):
 
     @property
     def host_dtype(self) -> np.dtype[Any]:
-        """That of its buffers: NumPy has no bfloat16, so its bits are uint16 there."""
+        """The dtype of its buffers: NumPy has no bfloat16, so its bits are uint16 there."""
         return np.dtype("uint16" if self.dtype == "bfloat16" else self.dtype)
 
     @property
@@ -100,7 +100,7 @@ class State(TensorSpec):
     """What a stream keeps.
 
     `prompt`: written when the prompt changes. `chunk`: written before the passes of each chunk. `ring`: `shape`
-    [B, N, ..] is that of one chunk's part; the committing pass writes it, and it is read whole, as
+    [B, N, ..] is the shape of one chunk's part; the committing pass writes it, and it is read whole, as
     [B, N x window.chunks, ..]. `carry`: read and rewritten; with `per_pass` one copy for each pass.
     `half`: fp16 and bf16 plans may keep it in half precision.
     """
@@ -269,7 +269,7 @@ class Manifest(_Part):
         return [call.engine for call in self.calls if call.when in when]
 
     def runs_per_chunk(self) -> Counter[str]:
-        """How often each engine runs in a chunk; those of a new prompt alone do not."""
+        """How often each engine runs in a chunk; calls at a new prompt do not count."""
         runs = Counter(each.engine for each in self.passes)
         runs.update(call.engine for call in self.calls if call.when != "prompt")
         return runs
@@ -280,13 +280,13 @@ class Manifest(_Part):
         return {state.name: state for state in self.states}
 
     def whole_shape(self, state: State) -> tuple[int, ...]:
-        """Of a state as engines read it: a ring has the parts of all chunks of the window."""
+        """The shape of a state as engines read it: a ring has the parts of all chunks of the window."""
         if state.kind != "ring" or self.window is None:
             return state.shape
         return (state.shape[0], state.shape[1] * self.window.chunks, *state.shape[2:])
 
     def kept(self) -> dict[str, TensorSpec]:
-        """All that a stream keeps from chunk to chunk but the prompt, by the names of a state file."""
+        """The tensors of a state file, by name: what a stream keeps from chunk to chunk beside the prompt."""
         tensors = []
         rings = [state for state in self.states if state.kind == "ring"]
         for state in rings:

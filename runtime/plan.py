@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from videossm.runtime.contract import check_contract
-from videossm.runtime.errors import ManifestError, PlanError
+from videossm.runtime.errors import ManifestError, PlanError, shown
+from videossm.runtime.graph_file import check_graphs
 from videossm.runtime.manifest import MANIFEST_FILE, REPORT_FOLDER, SCHEMA_VERSION, TOKENIZER_FILE, File, Manifest
+from videossm.runtime.plan_file import read_small, require_regular
 
 _BLOCK_BYTES = 1 << 20
-_MOST_BYTES = 1 << 26  # of a manifest: that of the largest model known has a hundredth
 _MOST_SHOWN = 200  # characters of a manifest's own words in a message
 _NO_DIGITS = "0" * 64
 _END = '"\n}\n'  # of every manifest, after the digits of its checksum
@@ -41,6 +43,7 @@ class Plan:
         manifest = _read_manifest(folder)
         for name, file in manifest.files.items():
             _verify_file(folder, name, file.size_bytes, file.sha256)
+        check_graphs(folder, manifest)
         return Plan(folder, manifest)
 
     @property
@@ -93,7 +96,7 @@ def _folder(path: Path) -> Path:
         raise PlanError(
             f"plan: got {path}, which does not exist, expected a folder that videossm-export wrote; check it"
         )
-    if not (path / MANIFEST_FILE).is_file():
+    if not os.path.lexists(path / MANIFEST_FILE):
         raise PlanError(
             f"{MANIFEST_FILE}: missing in {path}, expected a folder that videossm-export wrote; check the path"
         )
@@ -101,14 +104,7 @@ def _folder(path: Path) -> Path:
 
 
 def _read_manifest(folder: Path) -> Manifest:
-    try:
-        size = (folder / MANIFEST_FILE).stat().st_size
-        if size > _MOST_BYTES:
-            raise PlanError(f"{MANIFEST_FILE}: got {size} bytes, expected at most {_MOST_BYTES}; export the plan again")
-        content = (folder / MANIFEST_FILE).read_bytes()
-    except OSError as error:
-        raise PlanError(f"{MANIFEST_FILE}: cannot be read ({error.strerror}); check its permissions") from error
-    return _parse(content)
+    return _parse(read_small(folder, MANIFEST_FILE))
 
 
 def _parse(content: bytes) -> Manifest:
@@ -168,8 +164,7 @@ def _first_error(error: ValidationError) -> ManifestError:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the whole"
     field = " ".join(field.split())[:_MOST_SHOWN]
-    got = repr(first["input"])
-    got = got if len(got) <= 60 else got[:57] + "..."
+    got = shown(first["input"])
     if first["type"] == "extra_forbidden":
         why = f"got an unknown field, expected only those of schema version {SCHEMA_VERSION}"
     elif first["type"] == "missing":
@@ -185,8 +180,7 @@ def _first_error(error: ValidationError) -> ManifestError:
 def _verify_file(folder: Path, name: str, size_bytes: int, sha256: str) -> None:
     path = folder / name
     mend = "copy or export the plan again"
-    if not path.is_file():
-        raise PlanError(f"{name}: missing in {folder}, expected what manifest.json lists in files; {mend}")
+    require_regular(folder, name)
     try:
         size = path.stat().st_size
         if size != size_bytes:

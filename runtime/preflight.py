@@ -1,10 +1,10 @@
-"""Can this machine run a plan? All that stands in the way, found before anything is loaded."""
+"""What keeps this machine from running a plan, found before anything is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from videossm.runtime.backends import device_index
+from videossm.runtime.backends import CONTRIB_SINCE, device_index
 from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.backends.tensorrt.preflight import check_precision
 from videossm.runtime.driver import Gpu, capability
@@ -16,7 +16,7 @@ from videossm.runtime.processor import expected_of_int8
 from videossm.runtime.program import buffer_bytes
 from videossm.runtime.prompt import check_tokenizer
 
-# Those of ONNX Runtime that run engines on a CUDA device.
+# ONNX Runtime's execution providers that run engines on a CUDA device.
 GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 WEIGHTS_SUFFIX = ".data"  # of a graph's external data, after the graph's own name
 _CPU_PLAN = "for the CPU make a plan by videossm-export ... --backend onnxruntime"
@@ -35,7 +35,7 @@ def require_run(plan: Plan, device: str | None) -> None:
 def check_run(plan: Plan, machine: Machine, device: str | None = None) -> list[Problem]:
     """What keeps `machine` from running `plan` on `device`, as `require_run`; none if it can.
 
-    Raises BackendError for a device that is none, PlanError for a broken tokenizer.
+    Raises BackendError for an unknown device, PlanError for a broken tokenizer.
     """
     manifest = plan.manifest
     index = _index(manifest, device)
@@ -103,6 +103,7 @@ def _on_cpu(manifest: Manifest, machine: Machine) -> Iterator[Problem]:
         yield Problem("device", f"cpu for a plan for {manifest.backend}", "cuda:N", f"leave --device out; {_CPU_PLAN}")
         return
     yield from _package(machine, manifest.backend)
+    yield from _contrib(manifest, machine)
     if any(tensor.dtype == "bfloat16" for tensor in manifest.tensors()):
         yield Problem(
             "device",
@@ -118,7 +119,11 @@ def _on_gpu(manifest: Manifest, machine: Machine, index: int) -> Iterator[Proble
     yield from _package(machine, backend)
     yield from _package(machine, CUDA_BINDINGS)
     yield from _driver(machine)
-    yield from (_version(manifest, machine) if backend in MODULES else _providers(machine))
+    if backend in MODULES:
+        yield from _version(manifest, machine)
+    else:
+        yield from _contrib(manifest, machine)
+        yield from _providers(machine)
     if index >= len(machine.gpus):
         have = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in machine.gpus)
         yield Problem("device", f"cuda:{index}", f"one of {have}", "change --device")
@@ -138,6 +143,13 @@ def _package(machine: Machine, name: str) -> Iterator[Problem]:
     problem = machine.packages[name].problem
     if problem is not None:
         yield problem
+
+
+def _contrib(manifest: Manifest, machine: Machine) -> Iterator[Problem]:
+    here = machine.packages["onnxruntime"].version
+    if manifest.lowering == "contrib" and here is not None and _numbers(here) < _numbers(CONTRIB_SINCE):
+        expected = f"{CONTRIB_SINCE} or later for a plan of lowering contrib"
+        yield Problem("onnxruntime", f"version {here}", expected, "upgrade it, or export with --lowering standard")
 
 
 def _providers(machine: Machine) -> Iterator[Problem]:

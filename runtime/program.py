@@ -63,12 +63,12 @@ class Program:
 
     @property
     def takes_samples(self) -> bool:
-        """Can a clean sample go on as if the passes had made it? Not where each pass keeps a state of its own."""
+        """Whether a clean sample can take the place of the passes: not where each of them keeps a state of its own."""
         return not self._of_pass
 
     @property
     def recommits(self) -> bool:
-        """Does a new prompt change what lies in the window?"""
+        """Whether a new prompt changes what lies in the window."""
         return self._commits and bool(self._ring) and self._manifest.text is not None
 
     def encode_prompt(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> None:
@@ -304,7 +304,7 @@ class Program:
 
 
 def buffer_bytes(manifest: Manifest) -> int:
-    """What the buffers of one rollout take, but for copies of evicted parts that lie in several pieces."""
+    """What the buffers of one rollout take, without the copies of evicted parts that lie in several pieces."""
     sources = {tensor.source: tensor for engine in manifest.engines.values() for tensor in engine.inputs}
     controls = sum(sources[name].size_bytes for name in _CONTROLS if name in sources)
     sample, stream = manifest.sample.size_bytes, manifest.stream

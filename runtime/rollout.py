@@ -28,7 +28,7 @@ from videossm.runtime.window import Ring
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the next chunk depends on, copied to the host; of use to any rollout of a plan with the same state."""
+    """What the next chunk depends on, copied to the host, for any rollout whose plan has the same states and dtypes."""
 
     header: StateHeader
     tensors: dict[str, NDArray[Any]]
@@ -43,7 +43,7 @@ class _Prompts:
     mask: NDArray[np.int64]
 
     def equal(self, other: _Prompts | None) -> bool:
-        """Is it the same to the model, however it is spelt?"""
+        """Whether it is the same to the model, however it is spelt."""
         return other is not None and np.array_equal(self.ids, other.ids) and np.array_equal(self.mask, other.mask)
 
 
@@ -68,7 +68,7 @@ class Rollout:
 
         A plan without text takes no prompt. `device`, `threads`, `provider`: see `open_backend`. `backend`: an open
         one, in place of the plan's own; it stays open when the rollout is closed.
-        Raises PromptError, BackendError or, for a seed, UserError.
+        Raises PromptError, BackendError, PreflightError for too little memory or, for a seed, UserError.
         """
         manifest = plan.manifest
         self.plan = plan
@@ -361,7 +361,7 @@ class Rollout:
 
     @property
     def _ended(self) -> bool:
-        """Is the clip over?"""
+        """Whether the clip is over."""
         return self._chunk == self.plan.manifest.stream.chunks
 
     def _check_open(self) -> None:

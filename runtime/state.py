@@ -1,15 +1,13 @@
-"""A rollout's state on disk: one safetensors file, with what it belongs to in its metadata.
+"""A rollout's state on disk: one safetensors file; its metadata says which stream it is of.
 
-Written to a temporary file beside it and renamed, so a file of that name is always whole.
+The file is written under a temporary name and then renamed, so a file of its own name is always whole.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import struct
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from videossm.runtime.errors import StateError
 from videossm.runtime.manifest import Manifest, TensorSpec
+from videossm.runtime.output_file import check_output_file, replacing
 
 FORMAT = "videossm-state"
 FORMAT_VERSION = "2"
@@ -51,21 +50,15 @@ class StateHeader(BaseModel):
     chunk: Annotated[int, Field(ge=0, lt=2**48)]  # the one to make next
 
 
-def check_state_path(path: str | Path) -> None:
-    """Raises StateError, before any work is done, when no state could be written to `path`."""
-    path = _file_path(path)
-    if not path.parent.is_dir():
-        raise StateError(f"state: got {path}, expected a folder that exists; create {path.parent}")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise StateError(f"state: cannot write {path} ({error.strerror}); choose a folder that is writable") from error
+def check_state_path(path: str | Path, inputs: Iterable[Path] = ()) -> None:
+    """Raises StateError, before any work is done, when no state could be written to `path`, or it is in `inputs`."""
+    check_output_file("state", Path(path), inputs, StateError)
 
 
 def save_state(path: str | Path, manifest: Manifest, header: StateHeader, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Writes `path` whole or not at all. Raises StateError when it cannot be written."""
-    path = _file_path(path)
+    path = Path(path)
+    check_output_file("state", path, error=StateError)
     written = _Written(
         prompts=header.prompts,
         next_prompts=header.next_prompts,
@@ -79,17 +72,12 @@ def save_state(path: str | Path, manifest: Manifest, header: StateHeader, tensor
         "plan_name": manifest.name,
         "rollout": written.model_dump_json(),
     }
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        _write(temporary, metadata, manifest.kept(), tensors)
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with replacing(path) as temporary:
+            _write(temporary, metadata, manifest.kept(), tensors)
     except OSError as error:
         why = error.strerror
         raise StateError(f"state: cannot write {path} ({why}); choose a folder that exists and has room") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[str, NDArray[Any]]]:
@@ -102,7 +90,7 @@ def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[
     path, kept = Path(path), manifest.kept()
     if not path.is_file():
         raise StateError(f"state: got {path}, which is no file, expected one that --save-state wrote; check the path")
-    # Floats may be of twice the size; what is larger is none of this plan, and is not read.
+    # Floats may be twice as wide as the plan's; a larger file is not a state of this plan, and is not read.
     most = 2 * sum(tensor.size_bytes for tensor in kept.values()) + (1 << 24)
     try:
         if path.stat().st_size > most:
@@ -197,13 +185,6 @@ def check_tensors(
             raise StateError(f"{where}: tensor {name}: got {got}, expected {want}; resume from another one")
 
 
-def _file_path(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.name or path.is_dir():
-        raise StateError(f"state: got {str(path)!r}, which is a folder, expected a file; add a name")
-    return path
-
-
 def _read_header(path: Path, manifest: Manifest, metadata: Mapping[str, str]) -> StateHeader:
     if metadata.get("format") != FORMAT:
         raise StateError(f"state: got {path}, a safetensors file of something else, expected what --save-state wrote")
@@ -238,7 +219,7 @@ def check_header(where: str, header: StateHeader, manifest: Manifest) -> None:
     """Raises StateError unless prompts and seeds are as many as the batch has streams, and the clip goes that far."""
     batch = manifest.stream.batch
     prompts = 0 if manifest.text is None else batch
-    started = bool(header.chunk) or header.next_prompts is None  # else there is none in force yet
+    started = bool(header.chunk) or header.next_prompts is None  # before the first chunk no prompt is in force
     for field, values, expected in (
         ("prompts", header.prompts, {prompts} if started else {prompts, 0}),
         ("next_prompts", header.next_prompts, {prompts}),
@@ -256,11 +237,3 @@ def _shown(value: object) -> str:
     """What a file says, as a part of one line."""
     text = " ".join(str(value).split())
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + ".."
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -168,6 +168,7 @@ _NESTED: dict[str, type] = {
 }
 
 
+_MOST = 1 << 20  # of any size; the largest vocabularies have a fourth of it
 _TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 
@@ -213,6 +214,7 @@ def validate(config: ModelConfig) -> None:
             if f.type == "int":
                 least = 0 if f.name == "sink_frames" or (part is config.text_encoder and f.name == "layers") else 1
                 need(value >= least, f.name, value, f"at least {least}")
+                need(value <= _MOST, f.name, value, f"at most {_MOST}")
             elif f.type == "float":
                 need(math.isfinite(value) and value > 0, f.name, value, "a finite number above 0")
     patch_is_right = len(transformer.patch) == 3 and transformer.patch[0] == 1 and min(transformer.patch) >= 1

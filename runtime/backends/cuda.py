@@ -161,7 +161,7 @@ class CudaDevice:
             self._unwanted.append((function, handle))
             return
         self._cudart.cudaSetDevice(self.index)
-        getattr(self._cudart, function)(handle)  # its status is that of earlier work, told elsewhere
+        getattr(self._cudart, function)(handle)  # its status is about earlier work, and was raised there
 
     def _release_unwanted(self) -> None:
         unwanted, self._unwanted = self._unwanted, []
@@ -186,7 +186,7 @@ class CudaDevice:
         status, *values = result
         if status == self._cudart.cudaError_t.cudaErrorMemoryAllocation:
             why = f"{function}: got CUDA error 2 ({self._explain(status)}), expected room for {self._taken()} and more"
-            raise BackendError(f"{why}; free memory of the GPU, or export with a smaller --height, --width or --batch")
+            raise BackendError(f"{why}; free memory of the GPU, or export a smaller plan")
         if int(status):
             raise BackendError(
                 f"{function}: got CUDA error {int(status)} ({self._explain(status)}), expected success; start anew, "

@@ -7,6 +7,7 @@ That side has not yet run on a GPU.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import weakref
 from collections import Counter
@@ -17,7 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from videossm.runtime.backends import PROVIDERS, Backend, Buffer, DeviceUsage, device_index
+from videossm.runtime.backends import (
+    CONTRIB_OPERATOR,
+    CONTRIB_SINCE,
+    PROVIDERS,
+    Backend,
+    Buffer,
+    DeviceUsage,
+    device_index,
+)
 from videossm.runtime.backends.cuda import CudaDevice, CudaStopwatch
 from videossm.runtime.backends.cuda_memory import CudaBuffer, CudaMemory
 from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
@@ -50,6 +59,7 @@ _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "tensorrt": ("TensorrtExecutionProvider", {}),
     "nv-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", {"has_user_compute_stream": "1"}),
 }
+_MOST_THREADS = 256  # of an engine, or as many as there are processors
 _TIDIED = 64  # runs of a session, the last of which is waited for
 
 
@@ -66,6 +76,7 @@ class OnnxRuntimePass:
         self._buffers = buffers  # the binding holds addresses only
 
     def run(self) -> None:
+        """Raises BackendError: the memory is short, or the graph reads beyond a tensor, as for an unknown token."""
         with self._placed():
             self._run_session()
 
@@ -74,7 +85,9 @@ class OnnxRuntimePass:
             self._session.run_with_iobinding(self._binding, *options)
         except Exception as error:  # onnxruntime has no common base class of its errors
             why = " ".join(str(error).split())
-            raise BackendError(f"{self._name}: ONNX Runtime cannot run it ({why}); export the plan again") from error
+            raise BackendError(
+                f"{self._name}: ONNX Runtime cannot run it ({why}); end other programs, or export the plan again"
+            ) from error
 
     def close(self) -> None:
         """Gives back its part of the session; the binding refers to that without holding it."""
@@ -85,8 +98,9 @@ class OnnxRuntimePass:
 class _RunOptions:
     """Options for the runs of one session, in turn: they say which runs the host waits for.
 
-    All of them if it has `nodes_on_host`: ONNX Runtime may use their pinned memory again as soon as a run returns. Else
-    one in _TIDIED: only a run that is waited for gives back what kernels, as Concat's, have staged in pinned memory.
+    With `nodes_on_host` it waits for all of them: ONNX Runtime uses the pinned memory of such nodes again as soon as a
+    run returns. Otherwise it waits for one in _TIDIED: only then ONNX Runtime frees the pinned memory that kernels like
+    Concat's take for their copies.
     """
 
     def __init__(self, nodes_on_host: bool) -> None:
@@ -101,7 +115,7 @@ class _RunOptions:
 
 
 class OnnxRuntimeCudaPass(OnnxRuntimePass):
-    """One whose work is queued on the device's compute stream; `run_options` are those of its session."""
+    """A pass whose work is queued on the device's compute stream. `run_options`: of its session."""
 
     def __init__(
         self,
@@ -167,9 +181,10 @@ class OnnxRuntimeBackend(Backend):
     """ONNX Runtime on the CPU or on one CUDA device. `precision` is the plan's, `provider` one of PROVIDERS."""
 
     def __init__(self, device: str, threads: int | None, precision: str = "fp32", provider: str | None = None) -> None:
-        if threads is not None and threads < 1:
+        most = max(_MOST_THREADS, os.cpu_count() or 1)
+        if threads is not None and not 1 <= threads <= most:
             raise BackendError(
-                f"threads: got {threads}, expected 1 or more; leave it out for ONNX Runtime's own number"
+                f"threads: got {threads}, expected 1 to {most}; leave it out for ONNX Runtime's own number"
             )
         index = device_index(device)
         self.device = "cpu" if index is None else f"cuda:{index}"
@@ -218,6 +233,11 @@ class OnnxRuntimeBackend(Backend):
             session = ort.InferenceSession(str(file), options, providers=self._providers, enable_fallback=False)
         except Exception as error:  # onnxruntime has no common base class of its errors
             why = " ".join(str(error).split())
+            if CONTRIB_OPERATOR in why:
+                raise BackendError(
+                    f"{file.name}: needs ONNX Runtime {CONTRIB_SINCE} or later, got {ort.__version__}; "
+                    "upgrade, or export with --lowering standard"
+                ) from error
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
         if self._cuda is not None and self._providers[0][0] not in session.get_providers():
             raise BackendError(

@@ -39,7 +39,7 @@ def bench(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Times the rollout of PLAN in its steady state: the window full, the memory in use."""
+    """Times the rollout of PLAN in its steady state: with a full window, from which chunks leave."""
     if chunks < 1:
         raise UserError(f"--chunks: got {chunks}, expected 1 or more; give a number")
     opened = Plan.open(plan)

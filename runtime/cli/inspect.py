@@ -11,11 +11,12 @@ from videossm.runtime.cli import Command, print_json, print_text
 from videossm.runtime.errors import PlanError
 from videossm.runtime.manifest import REPORT_FILE, SAMPLE, EngineSpec, Manifest
 from videossm.runtime.plan import Plan
+from videossm.runtime.plan_file import read_small
 from videossm.runtime.preflight import device_bytes
 
 
 class ReportSummary(BaseModel):
-    """The part of report.json that is shown; all of it is the affair of what wrote it."""
+    """The part of report.json that is shown. `videossm.calib` writes more into it."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -42,7 +43,7 @@ def report_summary(plan: Plan) -> dict[str, str | int | float]:
     if REPORT_FILE not in plan.manifest.files:
         return {}
     try:
-        return ReportSummary.model_validate_json((plan.path / REPORT_FILE).read_bytes()).summary
+        return ReportSummary.model_validate_json(read_small(plan.path, REPORT_FILE)).summary
     except ValidationError:
         expected = "an object of texts and numbers; export the plan again"
         raise PlanError(f"{REPORT_FILE}: summary: got something else or nothing, expected {expected}") from None

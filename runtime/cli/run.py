@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +14,16 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from videossm.runtime.cli import INTERRUPTED, Command, drop_stdout, print_json, progress
+from videossm.runtime.cli import Command, drop, print_json, progress, say
 from videossm.runtime.cli.device import device_options
 from videossm.runtime.cli.interrupt import Interrupt, noted_interrupt
 from videossm.runtime.cli.measure import process_age_s
-from videossm.runtime.errors import UserError
+from videossm.runtime.errors import UserError, shown
 from videossm.runtime.plan import Plan
 from videossm.runtime.preflight import require_run
 from videossm.runtime.prompt import PromptTokenizer
 from videossm.runtime.rollout import Rollout
-from videossm.runtime.sinks import open_sink
+from videossm.runtime.sinks import check_sink, open_sink
 from videossm.runtime.state import check_state_path
 
 _DEFAULT_SECONDS = 5.0
@@ -88,17 +89,15 @@ def run(
 ) -> None:
     """Rolls PLAN out into a video. Existing files of that name are overwritten as the frames come.
 
-    Ctrl-C drops the chunk in hand and ends; the file then holds what was made before. A second one ends at once.
+    Ctrl-C or SIGTERM drops the chunk in hand and ends; the file then holds what was made before. A second one ends the
+    process at once.
     """
     interrupt = context.with_resource(noted_interrupt())
     if as_json and output == "-":
         raise UserError("--json: got -o - as well, expected stdout to be free; write to a file")
-    if resume is not None:
-        _check_new(output)
     opened = Plan.open(plan)
+    _check_outputs(output, save_state, resume, opened)
     length = _length(opened, seconds, chunks, endless=output == "-")
-    if save_state is not None:
-        check_state_path(save_state)
     switches = _switches(opened, prompt_at)
     _check_prompts(opened, [*([] if prompt is None else [prompt]), *switches.values()])
     if resume is None and prompt is None and opened.manifest.text is not None:
@@ -115,14 +114,14 @@ def run(
             rollout.set_prompt(_for_batch(opened, prompt))
     with rollout:
         length = _length(opened, seconds, chunks, endless=output == "-", first=rollout.next_index)
-        _check_times(rollout, switches, length)
+        _check_times(rollout, prompt_at, length, chunks is not None)
         report = _roll(rollout, length, switches, output, save_state, interrupt)
     if as_json:
         print_json(vars(report))
     else:
-        click.echo(_summary(report), err=True)
+        say(_summary(report))
     if report.interrupted:
-        context.exit(INTERRUPTED)
+        context.exit(interrupt.exit_code)
 
 
 def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool, first: int = 0) -> int | None:
@@ -143,8 +142,21 @@ def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool
     return max(1, stream.chunk_at(stream.start_s(first) + seconds) - first)
 
 
+def _check_outputs(output: str, save_state: str | None, resume: str | None, plan: Plan) -> None:
+    """Raises SinkError, StateError or UserError, before any work is done, for a place that cannot be written.
+
+    A stream may go on in the state that it is resumed from; it must not replace its own first part.
+    """
+    read = [plan.path, *([Path(resume)] if resume is not None else [])]
+    check_sink(output, read)
+    if save_state is not None:
+        check_state_path(save_state, [plan.path, *([Path(output)] if output != "-" else [])])
+    if resume is not None:
+        _check_new(output)
+
+
 def _check_new(output: str) -> None:
-    """A resumed stream must not replace its own first part; pictures go on counting."""
+    """Pictures go on counting."""
     if output != "-" and not output.lower().endswith(".png") and Path(output).exists():
         raise UserError(
             f"-o: got {output}, which exists, expected a new file with --resume, as it takes the frames to come only; "
@@ -162,7 +174,7 @@ def _switches(plan: Plan, prompt_at: tuple[str, ...]) -> dict[int, str]:
         except ValueError:
             seconds = math.nan
         if not colon or not (math.isfinite(seconds) and seconds >= 0):
-            raise UserError(f"--prompt-at: got {given!r}, expected SECONDS:TEXT, as 2.5:a red circle; change it")
+            raise UserError(f"--prompt-at: got {shown(given)}, expected SECONDS:TEXT, as 2.5:a red circle; change it")
         chunk = plan.manifest.stream.chunk_at(seconds)
         if chunk in switches:
             start_s = plan.manifest.stream.start_s(chunk)
@@ -182,16 +194,24 @@ def _check_prompts(plan: Plan, texts: Iterable[str]) -> None:
             tokenizer.encode([prompt])
 
 
-def _check_times(rollout: Rollout, switches: Iterable[int], length: int | None) -> None:
-    """Every one of `switches` is a chunk of this run."""
+def _check_times(rollout: Rollout, prompt_at: tuple[str, ...], length: int | None, in_chunks: bool) -> None:
+    """Raises UserError unless a chunk of this run starts at every time of `prompt_at`, or within a chunk after it."""
     first, stream = rollout.next_index, rollout.plan.manifest.stream
-    start_s = stream.start_s
     end = min(math.inf if length is None else first + length, stream.chunks or math.inf)
-    for chunk in switches:
-        if not first <= chunk < end:
-            last = "the end" if math.isinf(end) else f"{start_s(int(end) - 1):g} s"
-            expected = f"from {start_s(first):g} to {last}, where this run's chunks start"
-            raise UserError(f"--prompt-at: got {start_s(chunk):g} s, expected {expected}; change it or the length")
+    for given in prompt_at:
+        time = given.partition(":")[0]
+        chunk = stream.chunk_at(float(time))
+        if chunk < first:
+            raise UserError(f"--prompt-at {time}: the video goes on at {stream.start_s(first):g} s; use that at least.")
+        if chunk >= end:
+            more = ""
+            if chunk < (stream.chunks or math.inf):  # a clip cannot be longer
+                seconds = math.ceil(stream.start_s(chunk + 1) - stream.start_s(first))
+                more = f", or add --chunks {chunk + 1 - first}" if in_chunks else f", or add --seconds {seconds}"
+            raise UserError(
+                f"--prompt-at {time}: the next chunk starts at {stream.start_s(chunk):g} s, but the video ends there; "
+                f"use at most {stream.start_s(int(end) - 1):g}{more}."
+            )
 
 
 def _roll(
@@ -227,7 +247,7 @@ def _roll(
                     report.frames += len(frames)
                     bar.update()
         except BrokenPipeError:  # the reader of stdout has seen enough
-            drop_stdout()
+            drop(sys.stdout)
     report.output_files, report.interrupted = sink.files, interrupt.seen
     _finish(report, plan, perf_counter() - started)
     return report
@@ -252,6 +272,8 @@ def _side_by_side(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _summary(report: Report) -> str:
+    if report.interrupted and not report.chunks:
+        return "interrupted before the first chunk; nothing written."
     files = report.output_files
     where = files[0] if len(files) == 1 else f"{files[0]} .. {files[-1]}" if files else "nothing"
     speed = f", {report.ms_per_chunk:.1f} ms a chunk, {report.realtime_factor:.1f}x real time" if report.chunks else ""

@@ -19,11 +19,10 @@ from videossm.calib.assess import (
     short_inputs,
     short_report,
 )
-from videossm.calib.cli.options import SEED, SIZE
-from videossm.calib.evaluate import Share
+from videossm.calib.options import SEED, SIZE
 from videossm.calib.plans import candidates, write_half, write_quantized
 from videossm.calib.sensitivity import Fallback, Ranking
-from videossm.runtime import Rollout
+from videossm.models.family import Figure, Video
 
 INPUTS = Inputs(("red circle", "blue square"), (5, 6), chunks=5)
 
@@ -57,17 +56,19 @@ def origin(test_plan, int8_calibration):
 
 
 def check_common_parts(report, test_plan, int8_plan, origin):
-    assert [step.sigma for step in report.steps] == [*test_plan.manifest.sampler.sigmas, 0.0]
-    assert all(0 < step.relative_error.mean <= step.relative_error.worst for step in report.steps)
-    assert all(step.cosine.worst <= step.cosine.mean < 1 for step in report.steps)
+    passes = test_plan.manifest.passes
+    assert [(each.scalar, each.value) for each in report.passes] == [("sigma", of.scalars["sigma"]) for of in passes]
+    assert [each.commits for each in report.passes] == [of.commits for of in passes]
+    assert all(0 < each.relative_error.mean <= each.relative_error.worst for each in report.passes)
+    assert all(each.cosine.worst <= each.cosine.mean < 1 for each in report.passes)
     assert (report.guided.chunks, all(error > 0 for error in report.guided.relative_error)) == (5, True)
     assert all(psnr_db > 20 for psnr_db in report.guided.psnr_db)
-    assert {state.kind for state in report.guided.states} > {"window keys", "window values", "memory"}
+    assert {state.kind for state in report.guided.states} > {"*.key", "*.value", "*.memory", "cache.*"}
     assert report.header.a.identity == test_plan.identity
     assert (report.header.b.precision, report.header.prompts, report.header.seeds) == ("int8", *inputs_of(INPUTS))
     assert report.header.calibration.rollouts == 2 and report.header.calibration.quantize_attention
     assert len(report.skipped) == len(origin.skipped)
-    assert report.speed.chunks == 3 and set(report.speed.engines) == {"text_encoder", "step", "memory", "decoder"}
+    assert report.speed.chunks == 3 and set(report.speed.engines) == set(test_plan.manifest.engines)
     assert report.sizes.quantised_weights.a_bytes == sum(4 * np.prod(linear.shape) for linear in origin.quantised)
     assert 0.25 < report.sizes.quantised_weights.ratio < 0.35
     assert report.sizes.files["calibration.json"].a_bytes == 0
@@ -107,7 +108,7 @@ def test_a_full_report_of_a_quantised_plan(test_plan, int8_plan, origin, bars, s
 def test_layers_that_are_ranked_already_are_not_ranked_again(test_plan, int8_plan, origin, bars, said):
     errors = {name: 1 / rank for rank, name in enumerate(origin.layers, 1)}
     first = origin.layers[0]
-    ranking = Ranking(errors, dict.fromkeys(origin.layers, "step"), 0.3, Fallback((first,), 0.5, 0.25))
+    ranking = Ranking(errors, dict.fromkeys(origin.layers, ("step",)), 0.3, Fallback((first,), 0.5, 0.25))
     for kind in (short_report, full_report):
         table = kind(test_plan, int8_plan, INPUTS, replace(origin, ranking=ranking), bars, said.append).sensitivity
         assert {layer.layer: layer.error for layer in table.layers} == errors
@@ -118,7 +119,7 @@ def test_layers_that_are_ranked_already_are_not_ranked_again(test_plan, int8_pla
 
 def test_a_budget_that_held_is_ranked_by_a_full_report_only(test_plan, int8_plan, origin, bars, said):
     held = replace(origin, layers=origin.layers[:2], ranking=Ranking({}, {}, 0.3, Fallback((), 0.1, 0.1)))
-    held = replace(held, ranking=replace(held.ranking, engines=dict.fromkeys(origin.layers, "step")))
+    held = replace(held, ranking=replace(held.ranking, engines=dict.fromkeys(origin.layers, ("step",))))
     tables = [
         kind(test_plan, int8_plan, INPUTS, held, bars, said.append).sensitivity for kind in (short_report, full_report)
     ]
@@ -128,7 +129,7 @@ def test_a_budget_that_held_is_ranked_by_a_full_report_only(test_plan, int8_plan
 
 def test_long_reports_are_announced(test_plan, int8_plan, origin, bars, said, monkeypatch):
     """From the time that a few chunks take: a second each, here."""
-    clock = iter(range(1000))
+    clock = iter(range(10_000))
     monkeypatch.setattr(module, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(module, "_speed", lambda *arguments: None)
     short_report(test_plan, int8_plan, INPUTS, origin, bars, said.append)
@@ -140,7 +141,7 @@ def test_long_reports_are_announced(test_plan, int8_plan, origin, bars, said, mo
 
 def test_a_plan_against_itself(test_plan, bars, said):
     report = full_report(test_plan, test_plan, replace(INPUTS, chunks=4), Origin(), bars, said.append)
-    assert all(step.relative_error.worst == 0 for step in report.steps)
+    assert all(each.relative_error.worst == 0 for each in report.passes)
     for course in (report.guided, report.free_running):
         assert set(course.relative_error) == {0.0}
         assert set(course.psnr_db) == {None}
@@ -158,8 +159,8 @@ def test_half_precision_on_either_side(test_plan, fp16_plan, int8_plan, bars, sa
 
 
 def test_a_short_report_goes_past_the_window_and_reads_the_memory(test_plan):
-    stream, inputs = test_plan.manifest.stream, short_inputs(test_plan)
-    assert inputs.chunks > stream.window_frames // stream.chunk_frames + 10
+    inputs = short_inputs(test_plan)
+    assert inputs.chunks > test_plan.manifest.window.chunks + 10
     assert len(inputs.prompts) == len(inputs.seeds) == 2
 
 
@@ -170,22 +171,29 @@ def test_a_report_sees_nothing_of_what_calibrates_by_default(test_plan):
     assert inputs == report_inputs(test_plan, 7)
 
 
+class Judge:
+    """An evaluation of one short video, which counts what it is shown."""
+
+    def __init__(self):
+        self.shown = []
+
+    def videos(self):
+        return [Video("red circle", 3, 0.1)]
+
+    def figures(self, frames, fps):
+        ((video, content),) = frames.items()
+        self.shown.append((video, content.shape))
+        return [Figure("5 s", "colour", 100.0 - 25 * len(self.shown), 4)]
+
+
 def test_both_plans_are_evaluated_while_their_files_are_there(test_plan, fp16_plan, bars, said, monkeypatch):
-    """A rollout of each, from the backend that the evaluation is given: for fp16 that of the emulation."""
-    given = []
-
-    def evaluate(plan, on_chunk, backend):
-        next(Rollout(plan, "red circle", backend=backend()))
-        on_chunk()
-        given.append(backend()._threads)
-        return {("5 s", "colour"): Share(100.0 - 25 * len(given), 4)}
-
-    monkeypatch.setattr(module, "can_evaluate", lambda plan: True)
-    monkeypatch.setattr(module, "evaluation_chunks", lambda plan: 1)
-    monkeypatch.setattr(module, "evaluate", evaluate)
-    pair, inputs = (test_plan, fp16_plan), Inputs(("red",), (1,), 2)
+    """A rollout of each; for fp16 by the graphs of the emulation."""
+    judge = Judge()
+    monkeypatch.setattr(module, "find_evaluation", lambda plan: judge)
+    pair, inputs, stream = (test_plan, fp16_plan), Inputs(("red",), (1,), 2), test_plan.manifest.stream
     report = full_report(*pair, inputs, Origin(), bars, said.append)
-    assert given == [1, 1], "one thread each: rollouts run side by side"
+    shape = (stream.first_frames, stream.height, stream.width, 3)
+    assert judge.shown == [(Video("red circle", 3, 0.1), shape)] * 2
     assert bars.seen == [("chunk", 10, 10)]
     assert bars.stages == ["rollout 1 of 1", "evaluation of A", "evaluation of B"]
     (score,) = report.evaluation
@@ -195,12 +203,27 @@ def test_both_plans_are_evaluated_while_their_files_are_there(test_plan, fp16_pl
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("name", "shapes"), ("model", {"layers": 3}), ("sampler", {"kind": "euler"}), ("stream", {"batch": 2})],
+    [
+        ("name", "shapes"),
+        ("model", {"layers": 3}),
+        ("stream", {"batch": 2}),
+        ("passes", {"scalars": {}}),
+        ("states", {"kind": "carry"}),
+    ],
 )
 def test_plans_of_two_models(test_plan, field, value):
     old = getattr(test_plan.manifest, field)
-    new = value if field in ("name", "model") else old.model_copy(update=value)
-    other = replace(test_plan, manifest=test_plan.manifest.model_copy(update={field: new}))
+    if field in ("passes", "states"):
+        value = (old[0].model_copy(update=value), *old[1:])
+    elif field == "stream":
+        value = old.model_copy(update=value)
+    other = replace(test_plan, manifest=test_plan.manifest.model_copy(update={field: value}))
     with pytest.raises(CompareError, match=f"^plans: got another {field} in .*expected two plans of one model"):
         check_comparable(test_plan, other)
     check_comparable(test_plan, test_plan)
+
+
+def test_precisions_of_one_model_are_comparable(test_plan, fp16_plan):
+    """Although their states have other dtypes."""
+    assert test_plan.manifest.states != fp16_plan.manifest.states
+    check_comparable(test_plan, fp16_plan)

@@ -8,21 +8,20 @@ from itertools import islice
 
 import numpy as np
 import pytest
-import torch
 
 from videossm.calib.backend import TappedBackend
-from videossm.calib.compare import Comparison, _States, _StepErrors, difference, psnr_db
+from videossm.calib.compare import Comparison, difference, psnr_db
 from videossm.calib.contender import Contender
-from videossm.calib.record import RecordingError, passes
+from videossm.calib.record import RecordingError
 from videossm.models.videossm.presets import test as small_preset
-from videossm.models.videossm.step import Step
 from videossm.runtime import Rollout
+from videossm.runtime.backends.memory import HostBuffer
+from videossm.runtime.window import Ring
 
 PROMPT, SEED = "red circle", 3
 CHUNKS = 8  # the window of three rolls, and the memory is read
 EXACT = (0.0, pytest.approx(1.0))
-# Of velocities won back from latents in fp32; at sigma 0.7 the division makes 1e-7 ten times larger.
-VELOCITY_TOLERANCE = 1e-5
+ROUNDING = 1e-5  # relative, of errors of fp32 values computed in another order
 BIAS_SHARE = 0.03  # of the values, whose weight the perturbed plan scales and whose bias it leaves
 
 
@@ -52,47 +51,48 @@ def perturbed(test_plan, perturbed_plan):
 def test_a_plan_against_itself(test_plan, itself):
     assert len(itself) == CHUNKS
     for errors in itself:
-        assert errors.steps == [EXACT] * len(passes(test_plan.manifest))
-        assert errors.guided.latents == errors.free.latents == EXACT
+        assert errors.passes == [EXACT] * len(test_plan.manifest.passes)
+        assert errors.guided.sample == errors.free.sample == EXACT
         assert errors.guided.psnr_db is errors.free.psnr_db is None
         assert all(error in (EXACT, None) for error in errors.states.values())
 
 
 def test_every_state_is_compared_by_kind_and_layer(test_plan, itself):
-    layers = range(len(test_plan.manifest.memory))
-    kinds = ["window keys", "window values", "gate decay", "gate beta", "memory"]
+    layers, caches = range(small_preset().transformer.layers), range(small_preset().autoencoder.depth)
+    kinds = ["*.key", "*.value", "*.decay", "*.beta", "*.memory"]
+    expected = {(kind, layer) for kind in kinds for layer in layers} | {("cache.*", layer) for layer in caches}
     for errors in itself:
-        assert set(errors.states) == {(kind, layer) for kind in kinds for layer in layers}
+        assert set(errors.states) == expected
 
 
 def test_the_memory_counts_from_the_first_eviction(test_plan, itself):
-    window = test_plan.manifest.stream.window_frames // test_plan.manifest.stream.chunk_frames
+    window = test_plan.manifest.window.chunks
     for chunk, errors in enumerate(itself):
-        assert (errors.states["memory", 0] is None) == (chunk < window), f"chunk {chunk}"
-        assert errors.states["window keys", 0] is not None
+        assert (errors.states["*.memory", 0] is None) == (chunk < window), f"chunk {chunk}"
+        assert errors.states["*.key", 0] is not None
 
 
 def test_another_plan_differs(perturbed):
     for errors in perturbed:
-        assert all(error > 0 for error, _ in errors.steps)
+        assert all(error > 0 for error, _ in errors.passes)
         for error in (errors.guided, errors.free):
-            assert error.latents[0] > 0 and error.psnr_db > 0
+            assert error.sample[0] > 0 and error.psnr_db > 0
 
 
 def test_states_differ_by_what_was_changed_and_what_follows(perturbed):
     """Given the same latents, the first block's keys and gates are equal, its values and their memory 1.5 times A's."""
     for errors in perturbed:
-        for kind in ("window keys", "gate decay", "gate beta"):
+        for kind in ("*.key", "*.decay", "*.beta"):
             assert errors.states[kind, 0] == EXACT
             assert errors.states[kind, 1][0] > 0
-        assert errors.states["window values", 0][0] == pytest.approx(0.5, abs=BIAS_SHARE)
-    assert perturbed[-1].states["memory", 0][0] == pytest.approx(0.5, abs=BIAS_SHARE)
+        assert errors.states["*.value", 0][0] == pytest.approx(0.5, abs=BIAS_SHARE)
+    assert perturbed[-1].states["*.memory", 0][0] == pytest.approx(0.5, abs=BIAS_SHARE)
 
 
 def test_the_guided_error_does_not_accumulate_and_the_free_one_does_not_shrink(perturbed):
     first, last = perturbed[:6], perturbed[-6:]
-    guided = [np.mean([errors.guided.latents[0] for errors in part]) for part in (first, last)]
-    free = [np.mean([errors.free.latents[0] for errors in part]) for part in (first, last)]
+    guided = [np.mean([errors.guided.sample[0] for errors in part]) for part in (first, last)]
+    free = [np.mean([errors.free.sample[0] for errors in part]) for part in (first, last)]
     assert guided[1] < guided[0]
     assert free[1] > free[0]
     assert free[1] > 3 * guided[1]
@@ -105,79 +105,51 @@ def test_guided_chunks_start_from_the_leaders_state(test_plan, perturbed_plan, p
     for errors in perturbed[:5]:
         guided.restore(leader.snapshot())
         frames = next(leader).frames, next(guided).frames
-        assert errors.guided.latents == pytest.approx(difference(leader.sample, guided.sample), rel=1e-3)
+        assert errors.guided.sample == pytest.approx(difference(leader.sample, guided.sample), rel=1e-3)
         assert errors.guided.psnr_db == pytest.approx(psnr_db(*frames), rel=1e-3)
 
 
-class Sampled:
-    """A plan that is a sampler only."""
-
-    def __init__(self, kind):
-        self.manifest = type("Manifest", (), {"sampler": type("Sampler", (), {"kind": kind}), "window": ()})
-
-
-@pytest.mark.parametrize("sigma_next", [0.4, 0.0], ids=["a step", "the last step"])
-@pytest.mark.parametrize("kind", ["euler", "renoise"])
-def test_the_velocity_is_what_the_sampler_was_given(kind, sigma_next):
-    """From what the model's own sampler makes of two known velocities, their error is found again."""
-    rng = np.random.default_rng(0)
-    latent, noise, first, second = (rng.standard_normal((1, 3, 4, 4, 6), np.float32) for _ in range(4))
-    config = small_preset().replace(transformer={"prediction": "flow"})
-    levels = [np.array([level], np.float32) for level in (0.7, sigma_next)]
-    inputs = {"latent": latent, "noise": noise, "sigma": levels[0], "sigma_next": levels[1]}
-
-    def advanced(velocity):
-        fresh = torch.from_numpy(noise) if kind == "renoise" else None
-        tensors = (torch.from_numpy(values) for values in (latent, velocity, *levels))
-        return {"latent_next": Step._advance(type("S", (), {"config": config}), *tensors, fresh).numpy()}
-
-    errors = _StepErrors(Sampled(kind))
-    errors.ran("step", inputs, advanced(first), advanced(second))
-    (found,) = errors.taken()
-    assert found == pytest.approx(difference(first, second), rel=VELOCITY_TOLERANCE)
-
-
-def test_the_commits_error_is_that_of_keys_and_values(test_plan):
-    rng = np.random.default_rng(1)
-    names = [pair.present for pair in test_plan.manifest.window]
-    first = {name: rng.standard_normal(6, np.float32) for name in names}
-    second = {name: values + (0 if "key" in name or "value" in name else 1) for name, values in first.items()}
-    errors, inputs = _StepErrors(test_plan), {"sigma": np.zeros(1, np.float32)}
-    errors.ran("step", inputs, first, second)
-    errors.ran("step", inputs, first, {name: 2 * values for name, values in first.items()})
-    assert errors.taken() == [EXACT, (pytest.approx(1.0), pytest.approx(1.0))]
-    assert errors.taken() == []
-
-
-def test_states_are_read_where_the_commit_was_put(test_plan):
-    """What a chunk's last pass left is looked for in the whole ring; nothing else may count."""
-    committed = {}
-    names = [pair.present for pair in test_plan.manifest.window]
+def test_a_pass_is_judged_by_what_it_changes(test_plan, perturbed_plan, perturbed):
+    """The same passes run by hand on A's inputs: of the sample what is added to it, of the commit keys and values."""
+    seen = {}
+    spec = test_plan.manifest.engines["step"]
+    names = [tensor.name for tensor in (*spec.inputs, *spec.outputs) if tensor.dtype == "float32"]
 
     def on_run(engine, tensors):
-        committed.update({name: values.copy() for name, values in tensors.items()})
+        index = len(seen) % len(test_plan.manifest.passes)
+        seen[len(seen)] = index, {name: values.copy() for name, values in tensors.items()}
 
-    rollout = Rollout(test_plan, PROMPT, SEED, backend=TappedBackend({"step": names}, on_run))
-    states = _States(test_plan)
-    for chunk in islice(rollout, CHUNKS):
-        tensors = rollout.snapshot().tensors
-        elsewhere, here = ({name: values.copy() for name, values in tensors.items()} for _ in range(2))
-        for name, values in committed.items():
-            ring, size = tensors[f"window/{name}"], values.shape[1]
-            (slot,) = (s for s in range(0, ring.shape[1], size) if np.array_equal(ring[:, s : s + size], values))
-            elsewhere[f"window/{name}"] += 1
-            elsewhere[f"window/{name}"][:, slot : slot + size] = values
-            here[f"window/{name}"][:, slot : slot + size] += 1
-        for key, error in states.errors(chunk.index, tensors, elsewhere).items():
-            assert error in (EXACT, None), f"chunk {chunk.index}: {key}"
-        for key, error in states.errors(chunk.index, tensors, here).items():
-            assert key[0] == "memory" or error[0] > 0, f"chunk {chunk.index}: {key}"
+    list(islice(Rollout(test_plan, PROMPT, SEED, backend=TappedBackend({"step": names}, on_run)), 5))
+    other = TappedBackend({"step": names}, lambda engine, tensors: ran.update(tensors))
+    engine = other.load("step", spec, perturbed_plan.path / spec.file)
+    buffers = {t.name: HostBuffer(np.zeros(t.shape, t.host_dtype)) for t in (*spec.inputs, *spec.outputs)}
+    ends = ({tensor.name: buffers[tensor.name] for tensor in tensors} for tensors in (spec.inputs, spec.outputs))
+    bound, ran = engine.bind(*ends), {}
+    positions = {"slot_position": None, "frame_position": None}
+    chunk = 4  # the window is full
+    ring = Ring(test_plan.manifest.window)
+    positions = dict(zip(positions, ring.positions(chunk, ring.held(chunk)), strict=True))
+    for name, values in positions.items():
+        buffers[name].write(np.array(values))
+    passes = len(test_plan.manifest.passes)
+    for number in range(chunk * passes, (chunk + 1) * passes):
+        index, tensors = seen[number]
+        for tensor in spec.inputs:
+            if tensor.name in tensors:
+                buffers[tensor.name].write(tensors[tensor.name])
+        bound.run()
+        if test_plan.manifest.passes[index].commits:
+            kept = [t.name for t in spec.outputs if t.name.endswith((".key", ".value"))]
+            sides = [np.concatenate([side[name].ravel() for name in kept]) for side in (tensors, ran)]
+        else:
+            sides = [side["latent_next"] - tensors["latent"] for side in (tensors, ran)]
+        assert perturbed[chunk].passes[index] == pytest.approx(difference(*sides), rel=ROUNDING), f"pass {index}"
 
 
 def test_a_plan_that_makes_nan(test_plan, altered, scale_weight, tmp_path):
     broken = altered(tmp_path, "step", scale_weight("step", "transformer.blocks.1.self_attn.o", np.nan))
     sides = Contender(test_plan, "fp32"), Contender(broken, "fp32")
-    message = r"^chunk 0, step 0 \(sigma 1\): velocity: got a value that is not finite"
+    message = r"^chunk 0, pass 0: change of the sample: got a value that is not finite"
     with pytest.raises(RecordingError, match=message):
         list(Comparison(*sides, PROMPT, free_running=False).errors(PROMPT, SEED, 2))
 

@@ -1,4 +1,4 @@
-"""Figures of the shapes evaluation, over videos of the world itself: what they show is known."""
+"""Videos of an evaluation are rollouts of the plan; what they show the family judges."""
 
 from __future__ import annotations
 
@@ -8,130 +8,68 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from videossm.calib import evaluate as module
-from videossm.calib.evaluate import Share, can_evaluate, evaluate, evaluation_chunks
-from videossm.models.shapes.evaluation import ATTRIBUTES, adherence_cases, endurance_cases
-from videossm.models.shapes.vocabulary import COLOURS
-from videossm.models.shapes.world import World, render
+from videossm.calib.evaluate import evaluate, evaluation_chunks, find_evaluation
+from videossm.models.family import Figure, Video
+from videossm.models.shapes.figures import ShapesEvaluation
 from videossm.runtime import Rollout
 from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-SEEDS, PROMPTS = 1, 6
-LONG_S, CHUNKS, LAST_CHUNKS = 12.0, 72, 40  # of 3 frames, 8 a second: the end begins where the long videos are judged
-SHORT, LONG, LAST = "5 s", "12 s", "last 40 of 72 chunks"
+VIDEOS = [Video("red circle", 3, 1.2), Video("blue square", 4, 0.5)]  # of 5 and then 6 frames a chunk, 8 a second
+
+
+class Judge:
+    """Keeps what it is shown."""
+
+    def videos(self):
+        return VIDEOS
+
+    def figures(self, frames, fps):
+        self.frames, self.fps = frames, fps
+        return [Figure("1 s", "colour", 50.0, 2)]
 
 
 @pytest.fixture
-def plan(test_plan):
-    """The small plan under the name of the one that the evaluation knows."""
-    return replace(test_plan, manifest=test_plan.manifest.model_copy(update={"name": "shapes"}))
+def judge():
+    return Judge()
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    for name, value in {
-        "ADHERENCE_SEEDS": SEEDS,
-        "ENDURANCE_PROMPTS": PROMPTS,
-        "ENDURANCE_S": LONG_S,
-        "CHUNKS": CHUNKS,
-        "LAST_CHUNKS": LAST_CHUNKS,
-    }.items():
-        monkeypatch.setattr(module, name, value)
-
-
-def cases():
-    return dict.fromkeys([*adherence_cases(SEEDS), *endurance_cases(PROMPTS)])
-
-
-def show(monkeypatch, shown):
-    """Makes the evaluation see, in place of rollouts, what `shown(prompt, frames)` renders."""
-
-    def videos(plan, lengths, on_chunk, backend):
-        prompts = {(str(prompt), seed): prompt for prompt, seed in cases()}
-        frames = plan.manifest.stream.frames_per_chunk
-        return {case: shown(prompts[case], frames * chunks) for case, chunks in lengths.items()}
-
-    monkeypatch.setattr(module, "_videos", videos)
-
-
-def world(prompt, frames):
-    return render(World.sample(prompt, np.random.default_rng(len(str(prompt)))), frames)
-
-
-def other_colour(prompt):
-    colours = list(COLOURS)
-    return replace(prompt, colour=colours[(colours.index(prompt.colour) + 1) % len(colours)])
-
-
-def test_videos_that_show_what_they_should(plan, monkeypatch):
-    show(monkeypatch, world)
-    figures = evaluate(plan, lambda: None)
-    names = [*ATTRIBUTES, "all"]
-    assert list(figures) == [
-        *((SHORT, name) for name in names),
-        (LONG, "colour"),
-        (LONG, "shape"),
-        *((LAST, name) for name in ATTRIBUTES),
-    ]
-    assert {figures[SHORT, name] for name in names} == {Share(100.0, len(adherence_cases(SEEDS)))}
-    assert {figures[LONG, name] for name in ("colour", "shape")} == {Share(100.0, PROMPTS)}
-    assert {figures[LAST, name] for name in ATTRIBUTES} == {Share(100.0, 3 * PROMPTS)}
-
-
-def test_videos_that_change_colour_late(plan, monkeypatch):
-    """What is judged before stays right; of the end only the colour falls."""
-
-    def drifting(prompt, frames):
-        judged = round(LONG_S * plan.manifest.stream.fps)
-        return np.concatenate([world(prompt, frames)[:judged], world(other_colour(prompt), frames)[judged:]])
-
-    show(monkeypatch, drifting)
-    figures = evaluate(plan, lambda: None)
-    assert figures[SHORT, "all"].percent == figures[LONG, "colour"].percent == 100
-    assert figures[LAST, "colour"].percent == 0
-    assert figures[LAST, "shape"].percent == figures[LAST, "background"].percent == 100
-
-
-def test_videos_of_the_wrong_shape(plan, monkeypatch):
-    shapes = {"circle": "square", "square": "triangle", "triangle": "circle"}
-    show(monkeypatch, lambda prompt, frames: world(replace(prompt, shape=shapes[prompt.shape]), frames))
-    figures = evaluate(plan, lambda: None)
-    assert figures[SHORT, "shape"].percent == figures[SHORT, "all"].percent == figures[LAST, "shape"].percent == 0
-    assert figures[SHORT, "colour"].percent == figures[LONG, "colour"].percent == 100
-
-
-def test_how_long_each_video_is(plan):
-    lengths = module._lengths(plan)
-    assert len(lengths) == len(cases())
-    assert sum(lengths.values()) == evaluation_chunks(plan)
-    for prompt, seed in cases():
-        long = (prompt, seed) in endurance_cases(PROMPTS)
-        chunks = lengths[str(prompt), seed]
-        assert chunks == (CHUNKS if long else 14), "5 s are 40 frames, 13.3 chunks of 3"
-
-
-def test_the_videos_are_those_of_rollouts(plan, monkeypatch):
-    cases = {("red circle", 3): 2, ("blue square", 4): 1}
+def test_the_videos_are_those_of_rollouts(test_plan, judge):
     made = []
-    videos = module._videos(plan, cases, lambda: made.append(1), None)
-    assert len(made) == 3
-    for (prompt, seed), chunks in cases.items():
-        expected = [chunk.frames for chunk in islice(Rollout(plan, prompt, seed, threads=1), chunks)]
-        assert np.array_equal(videos[prompt, seed], np.concatenate(expected))
+    assert evaluate(test_plan, judge, lambda: made.append(1)) == [Figure("1 s", "colour", 50.0, 2)]
+    assert judge.fps == test_plan.manifest.stream.fps == 8
+    assert list(judge.frames) == VIDEOS
+    assert len(made) == evaluation_chunks(test_plan, judge) == 2 + 1
+    for video, chunks in zip(VIDEOS, (2, 1), strict=True):
+        rollout = Rollout(test_plan, video.prompt, video.seed, threads=1)
+        expected = [chunk.frames[0] for chunk in islice(rollout, chunks)]
+        assert np.array_equal(judge.frames[video], np.concatenate(expected))
+        assert len(judge.frames[video]) >= video.seconds * judge.fps
 
 
-def test_a_backend_for_every_video(plan):
+def test_a_clip_ends(test_plan, judge):
+    stream = test_plan.manifest.stream.model_copy(update={"chunks": 1})
+    clip = replace(test_plan, manifest=test_plan.manifest.model_copy(update={"stream": stream}))
+    evaluate(clip, judge, lambda: None)
+    assert [len(frames) for frames in judge.frames.values()] == [5, 5]
+    assert evaluation_chunks(clip, judge) == 2
+
+
+def test_a_backend_for_every_video(test_plan, judge):
     opened = []
 
     def backend():
         opened.append(OnnxRuntimeBackend("cpu", 1))
         return opened[-1]
 
-    module._videos(plan, {("red circle", 3): 1, ("blue square", 4): 1}, lambda: None, backend)
+    evaluate(test_plan, judge, lambda: None, backend)
     assert len(opened) == 2
 
 
-def test_what_can_be_judged(plan, test_plan):
-    stream = plan.manifest.stream.model_copy(update={"batch": 2})
-    two = replace(plan, manifest=plan.manifest.model_copy(update={"stream": stream}))
-    assert [can_evaluate(each) for each in (plan, test_plan, two)] == [True, False, False]
+def test_what_can_be_judged(test_plan):
+    def plan(**changes):
+        return replace(test_plan, manifest=test_plan.manifest.model_copy(update=changes))
+
+    two = test_plan.manifest.stream.model_copy(update={"batch": 2})
+    assert isinstance(find_evaluation(plan(name="shapes")), ShapesEvaluation)
+    others = [test_plan, plan(name="shapes", stream=two), plan(name="shapes", family="own.module:family")]
+    assert [find_evaluation(other) for other in others] == [None] * 3

@@ -307,7 +307,7 @@ def test_fp16_runs_in_onnx_runtime(test_plan: Plan, engine: str) -> None:
 
 
 def small_manifest(half: bool = True, **precision: Any) -> Manifest:
-    """Of the engine of `small_graph`; but for the decay, states are half if `half` says so. `precision`: what is not."""
+    """Of the engine of `small_graph`; states are half if `half` says so, the decay not. `precision`: what stays."""
     tensor, halves = {"dtype": "float32", "shape": (2, 4)}, {"past": half, "key": half, "value": half, "decay": False}
     sources, targets = (("latent", "sample"), ("past", "state.past")), [(f"{n}_next", f"state.{n}") for n in halves]
     engine = EngineSpec(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import onnx
 import pytest
 
 from videossm.calib.half import to_half
-from videossm.export.engines import engine_specs
-from videossm.export.trace import trace
-from videossm.models.videossm.model import random_model
-from videossm.models.videossm.presets import test as small_preset
 from videossm.runtime import Plan
+from videossm.runtime.manifest import Manifest, state_read
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="needs pip install 'videossm[rtx]'")
 
@@ -20,20 +17,12 @@ CAPABILITIES = ("SM89", "SM120")
 TYPES = {"fp16": "HALF", "bf16": "BF16"}
 
 
-@pytest.fixture(scope="module")
-def standard_memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The memory engine in standard operators: TensorRT-RTX has none for the scan."""
-    folder = tmp_path_factory.mktemp("memory")
-    (spec,) = (spec for spec in engine_specs(random_model(small_preset(), seed=2)) if spec.name == "memory")
-    trace(spec, folder, "standard", 23)
-    return folder / "memory.onnx"
-
-
 @pytest.mark.parametrize("precision", TYPES)
-@pytest.mark.parametrize("engine", ["text_encoder", "step", "memory", "decoder"])
-def test_builds(test_plan: Plan, standard_memory: Path, engine: str, precision: str) -> None:
-    file = standard_memory if engine == "memory" else test_plan.path / f"{engine}.onnx"
-    model = to_half(onnx.load(file), engine, precision)
+@pytest.mark.parametrize("engine", ["text_encoder", "turn", "step", "memory", "decoder_first", "decoder"])
+def test_builds(small_plan_in: Callable[[str], Plan], engine: str, precision: str) -> None:
+    """In standard operators: TensorRT-RTX has none for the scan."""
+    plan = small_plan_in("standard")
+    model = to_half(onnx.load(plan.path / f"{engine}.onnx"), engine, plan.manifest, precision)
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
@@ -42,7 +31,7 @@ def test_builds(test_plan: Plan, standard_memory: Path, engine: str, precision: 
     ends = [network.get_input(i) for i in range(network.num_inputs)]
     ends += [network.get_output(i) for i in range(network.num_outputs)]
     halves = {tensor.name for tensor in ends if tensor.dtype == getattr(trt.DataType, TYPES[precision])}
-    assert halves == {tensor.name for tensor in ends if is_half(tensor.name)}
+    assert halves == half_tensors(plan.manifest, engine)
     for capability in CAPABILITIES:
         config = builder.create_builder_config()
         config.num_compute_capabilities = 1
@@ -50,5 +39,10 @@ def test_builds(test_plan: Plan, standard_memory: Path, engine: str, precision: 
         assert builder.build_serialized_network(network, config) is not None, capability
 
 
-def is_half(name: str) -> bool:
-    return name.endswith((".key", ".value")) or name.startswith("cache")
+def half_tensors(manifest: Manifest, engine: str) -> set[str]:
+    """Those that are states in half."""
+    spec = manifest.engines[engine]
+    ends = [(tensor.name, tensor.source) for tensor in spec.inputs]
+    ends += [(tensor.name, tensor.target) for tensor in spec.outputs]
+    states = {name: state_read(end) for name, end in ends}
+    return {name for name, state in states.items() if state is not None and manifest.state[state].half}

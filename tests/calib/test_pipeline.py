@@ -10,16 +10,18 @@ import pytest
 
 from videossm.calib import assess, memory, pipeline, sensitivity
 from videossm.calib.assess import report_inputs
-from videossm.calib.calibration import Calibration, CalibrationError
+from videossm.calib.calibration import CalibrationError
 from videossm.calib.memory import MemoryShortageError
-from videossm.calib.pipeline import Request, lower_precision
+from videossm.calib.options import CalibrationOptions, PrecisionOptions
+from videossm.calib.pipeline import lower_precision
 from videossm.calib.plans import CALIBRATION_FILE, PrecisionError, candidates
 from videossm.calib.report import read_report
 from videossm.runtime import Plan, Rollout
 from videossm.runtime import plan as plan_module
 
 CHUNKS = 3
-REPORT_FILES = {"report.json", "report/report.html", "report/steps.png", "report/guided.png"}
+TWO_CHUNKS = CalibrationOptions(calibration_size=2, calibration_chunks=2)
+REPORT_FILES = {"report.json", "report/report.html", "report/passes.png", "report/guided.png"}
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +48,20 @@ def quantised(plan):
 
 @pytest.fixture
 def lowered(folder, bars, said):
-    """`lowered(plan, request)`: what `lower_precision` makes of it in `folder`."""
-    return lambda plan, request, where=None: lower_precision(plan, request, where or folder, bars, said.append)
+    """`lowered(plan, options)`: what `lower_precision` makes of it in `folder`."""
+    return lambda plan, options, where=None: lower_precision(plan, options, where or folder, bars, said.append)
+
+
+@pytest.fixture
+def scales(int8_calibration, tmp_path):
+    """The file of `int8_calibration`."""
+    int8_calibration.save(tmp_path / "scales.json")
+    return tmp_path / "scales.json"
 
 
 @pytest.mark.parametrize("kind", ["short", "full"])
-def test_int8_with_its_report(test_plan, settings_of, lowered, folder, bars, kind):
-    made = lowered(test_plan, Request("int8", settings=settings_of(chunks=2), report=kind))
+def test_int8_with_its_report(test_plan, lowered, folder, bars, kind):
+    made = lowered(test_plan, PrecisionOptions("int8", calibrating=TWO_CHUNKS, report=kind))
     report, plan = made.report, Plan.open(folder)
     assert bars.stages[0] == "calibration" and bars.seen[0] == ("chunk", 4, 4)
     assert plan == made.plan
@@ -70,22 +79,22 @@ def test_int8_with_its_report(test_plan, settings_of, lowered, folder, bars, kin
         assert "report/sensitivity.png" in plan.manifest.files
 
 
-def test_every_file_is_hashed_once(test_plan, int8_calibration, lowered, folder, monkeypatch):
+def test_every_file_is_hashed_once(test_plan, scales, lowered, folder, monkeypatch):
     """And what is shared with the source not at all."""
     hashed, whole = [], plan_module._sha256
     monkeypatch.setattr(plan_module, "_sha256", lambda path: hashed.append(path.name) or whole(path))
-    lowered(test_plan, Request("int8", calibration=int8_calibration))
+    lowered(test_plan, PrecisionOptions("int8", scales))
     written = {path.name for path in folder.rglob("*") if path.is_file()} - {"manifest.json"}
-    shared = {"text_encoder.onnx", "decoder.onnx", "memory.onnx", "tokenizer.json"}
+    shared = {f"{name}.onnx" for name in test_plan.manifest.lower_precision.kept_engines} | {"tokenizer.json"}
     assert sorted(hashed) == sorted(written - shared)
 
 
-def test_a_budget_returns_the_costliest_layers(test_plan, int8_calibration, lowered):
+def test_a_budget_returns_the_costliest_layers(test_plan, int8_calibration, scales, lowered):
     """Half of what all of them cost: some go back, none of which costs less than one that stays."""
     inputs = report_inputs(test_plan)
     probe = sensitivity.Probe(test_plan, inputs.prompts, inputs.seeds)
     budget = probe.error(int8_calibration, set(probe.engines)) / 2
-    made = lowered(test_plan, Request("int8", calibration=int8_calibration, max_error=budget))
+    made = lowered(test_plan, PrecisionOptions("int8", scales, max_error=budget))
     table = made.report.sensitivity
     back = [layer for layer in table.layers if layer.kept == "fp32"]
     kept = [layer for layer in table.layers if layer.kept == "int8"]
@@ -101,28 +110,28 @@ def test_a_budget_returns_the_costliest_layers(test_plan, int8_calibration, lowe
     assert quantised(made.plan) == pairs, "query, key, value and probabilities of a product"
 
 
-def test_a_budget_that_holds_ranks_nothing(test_plan, int8_calibration, lowered, bars):
-    made = lowered(test_plan, Request("int8", calibration=int8_calibration, max_error=10.0))
+def test_a_budget_that_holds_ranks_nothing(test_plan, scales, lowered, bars):
+    made = lowered(test_plan, PrecisionOptions("int8", scales, max_error=10.0))
     table = made.report.sensitivity
     assert (table.layers, table.budget, table.fallback[0].layers) == ((), 10.0, ())
     assert [unit for unit, _, _ in bars.seen] == ["chunk"], "that of the report"
 
 
-def test_without_a_report_nothing_is_measured(test_plan, int8_calibration, lowered, folder, bars):
-    made = lowered(test_plan, Request("int8", calibration=int8_calibration, report="none"))
+def test_without_a_report_nothing_is_measured(test_plan, scales, lowered, folder, bars):
+    made = lowered(test_plan, PrecisionOptions("int8", scales, report="none"))
     assert made.report is None and made.plan == Plan.open(folder)
     assert bars.seen == []
     assert set(made.plan.manifest.files) == {*test_plan.manifest.files, CALIBRATION_FILE}
 
 
-def test_a_budget_without_a_report(test_plan, int8_calibration, lowered):
-    made = lowered(test_plan, Request("int8", calibration=int8_calibration, max_error=1e-9, report="none"))
+def test_a_budget_without_a_report(test_plan, scales, lowered):
+    made = lowered(test_plan, PrecisionOptions("int8", scales, max_error=1e-9, report="none"))
     assert quantised(made.plan) == 0, "no layer holds such a budget"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_with_its_report(test_plan, lowered, precision):
-    made = lowered(test_plan, Request(precision))
+    made = lowered(test_plan, PrecisionOptions(precision))
     assert made.plan.manifest.precision == precision
     assert set(made.plan.manifest.files) >= REPORT_FILES
     assert CALIBRATION_FILE not in made.plan.manifest.files
@@ -130,41 +139,41 @@ def test_half_precision_with_its_report(test_plan, lowered, precision):
     assert made.report.sensitivity is made.report.header.calibration is None
 
 
-def test_a_calibration_of_another_plan(altered, scale_weight, int8_calibration, lowered, folder, tmp_path):
+def test_a_calibration_of_another_plan(altered, scale_weight, scales, lowered, folder, tmp_path):
     other = altered(tmp_path, "step", scale_weight("step", "transformer.blocks.0.ffn.2", 2))
     with pytest.raises(CalibrationError, match=r"source\.engines\.step: got sha256 .*calibrate this plan"):
-        lowered(other, Request("int8", calibration=int8_calibration))
+        lowered(other, PrecisionOptions("int8", scales))
     assert list(folder.iterdir()) == []
 
 
-def test_a_calibration_that_is_used_again(test_plan, settings_of, tmp_path, lowered):
+def test_a_calibration_that_is_used_again(test_plan, tmp_path, lowered):
     """What a plan keeps of its calibration makes the same engines, byte by byte."""
     first, second = tmp_path / "first", tmp_path / "second"
     for path in (first, second):
         path.mkdir()
-    request = Request("int8", settings=settings_of(chunks=1, smoothquant=0.5), report="none")
-    lowered(test_plan, request, first)
-    again = Request("int8", calibration=Calibration.load(first / CALIBRATION_FILE), report="none")
+    smoothed = CalibrationOptions(calibration_size=2, calibration_chunks=1, smoothquant=0.5)
+    lowered(test_plan, PrecisionOptions("int8", calibrating=smoothed, report="none"), first)
+    again = PrecisionOptions("int8", first / CALIBRATION_FILE, report="none")
     lowered(test_plan, again, second)
     assert Plan.open(first).identity == Plan.open(second).identity
 
 
-def test_a_source_of_lower_precision(test_plan, int8_calibration, tmp_path, lowered):
-    request = Request("int8", calibration=int8_calibration, report="none")
-    plan = lowered(test_plan, request).plan
+def test_a_source_of_lower_precision(test_plan, scales, tmp_path, lowered):
+    options = PrecisionOptions("int8", scales, report="none")
+    plan = lowered(test_plan, options).plan
     with pytest.raises(PrecisionError, match="in int8, expected fp32"):
-        lowered(plan, request, tmp_path)
+        lowered(plan, options, tmp_path)
 
 
-def test_memory_that_is_short_is_told_first(test_plan, settings_of, lowered, folder, bars, monkeypatch):
+def test_memory_that_is_short_is_told_first(test_plan, lowered, folder, bars, monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     with pytest.raises(MemoryShortageError, match=r"^memory: got 0\.0 GB free, expected about 0\.5 GB"):
-        lowered(test_plan, Request("int8", settings=settings_of()))
+        lowered(test_plan, PrecisionOptions("int8"))
     assert (list(folder.iterdir()), bars.seen) == ([], [])
 
 
-def test_the_written_scales_are_in_the_graph(test_plan, int8_calibration, folder, lowered):
-    lowered(test_plan, Request("int8", calibration=int8_calibration, report="none"))
+def test_the_written_scales_are_in_the_graph(test_plan, int8_calibration, scales, folder, lowered):
+    lowered(test_plan, PrecisionOptions("int8", scales, report="none"))
     graph = onnx.load(folder / "step.onnx").graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     found = {float(constants[node.input[1]]) for node in graph.node if node.op_type == "QuantizeLinear"}

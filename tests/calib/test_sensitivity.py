@@ -61,7 +61,7 @@ def test_an_error_is_that_of_rollouts_from_the_fp32_states(test_plan, probe, cal
             other.restore(leader.snapshot())
             next(leader), next(other)
             if chunk in (0, 4):
-                gap = np.linalg.norm(other.latent.astype(np.float64) - leader.sample)
+                gap = np.linalg.norm(other.sample.astype(np.float64) - leader.sample)
                 expected.append(gap / np.linalg.norm(leader.sample))
     assert probe.error(calibration, {BROKEN}) == pytest.approx(np.mean(expected), rel=1e-4)
 
@@ -88,12 +88,12 @@ def test_every_layer_is_counted(probe, calibration):
     assert len(counted) == 2
 
 
-def test_the_chunks_that_an_error_takes(probe, calibration, monkeypatch):
+def test_the_chunks_that_an_error_takes(test_plan, probe, calibration, monkeypatch):
     made = []
     plain = Rollout.__next__
     monkeypatch.setattr(Rollout, "__next__", lambda self: made.append(1) or plain(self))
     probe.error(calibration, {BROKEN})
-    assert len(made) == probe_chunks(len(SEEDS)) == 4
+    assert len(made) == probe_chunks(test_plan, len(SEEDS)) == 4
 
 
 def test_only_the_worst_layer_goes_back_for_a_budget_between(probe, calibration, errors):
@@ -139,5 +139,5 @@ def test_as_few_layers_as_the_budget_allows(probe, calibration, errors, keep):
 
 def test_latents_that_are_not_finite(altered, scale_weight, calibration, tmp_path):
     broken = altered(tmp_path, "step", scale_weight("step", "transformer.blocks.1.self_attn.o", np.nan))
-    with pytest.raises(RecordingError, match=f"^rollout with {BROKEN} quantised: got latents that are not finite"):
+    with pytest.raises(RecordingError, match=f"^rollout with {BROKEN} quantised: got samples that are not finite"):
         Probe(broken, PROMPTS[:1], SEEDS[:1]).error(calibration, {BROKEN})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,9 @@ from click.testing import CliRunner, Result
 
 from videossm.calib import assess, memory, pipeline, plans, sensitivity
 from videossm.export import trace
-from videossm.export.build import BuildOptions, build_plan
+from videossm.export.build import BuildOptions, Built, build_plan
 from videossm.export.cli import export
-from videossm.models.shapes.tokenizer import build_tokenizer
-from videossm.models.videossm.model import random_model
-from videossm.models.videossm.presets import test as small_preset
+from videossm.models.family import find_family
 from videossm.runtime import Plan, Rollout
 
 QUICK = ("--calibration-size", 2, "--calibration-chunks", 2)
@@ -42,24 +39,26 @@ def refused(*arguments: object) -> str:
 
 def latents_of(plan: Plan, chunks: int = 4) -> np.ndarray:
     rollout = Rollout(plan, "red circle", 3, threads=1)
-    return np.stack([rollout.latent for _ in islice(rollout, chunks)])
+    return np.stack([rollout.sample for _ in islice(rollout, chunks)])
 
 
 @pytest.fixture(scope="module")
 def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `videossm-export test --random-weights` writes."""
-    folder = tmp_path_factory.mktemp("plans") / "fp32.plan"
-    folder.mkdir()
-    build_plan(random_model(small_preset()), build_tokenizer(), BuildOptions(), folder)
-    return folder
+    folder = tmp_path_factory.mktemp("plans")
+    plan, canonical = folder / "fp32.plan", folder / "canonical"
+    for path in (plan, canonical):
+        path.mkdir()
+    build_plan(find_family("test").load("test", {}, True), BuildOptions("videossm"), plan, canonical)
+    return plan
 
 
 @pytest.fixture
 def traced(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares the tracing: it makes the same plan every time, and takes seconds."""
 
-    def copied(model: Any, tokenizer: Any, options: Any, folder: Path, on_engine: Callable[[str], None]) -> Plan:
-        return Plan.open(shutil.copytree(fp32, folder, dirs_exist_ok=True))
+    def copied(deployment: Any, options: Any, folder: Path, *rest: Any) -> Built:
+        return Built(Plan.open(shutil.copytree(fp32, folder, dirs_exist_ok=True)), {})
 
     monkeypatch.setattr("videossm.export.build.build_plan", copied)
 
@@ -159,7 +158,7 @@ def test_a_plan_with_a_report_is_replaced_by_one_without(tmp_path: Path) -> None
     out = tmp_path / "engine.plan"
     assert invoke(*RANDOM, "-o", out, "--no-verify", "--precision", "fp16").exit_code == 0
     assert (out / "report").is_dir()
-    assert invoke(*RANDOM, "-o", out, "--no-verify").exit_code == 0
+    assert invoke(*RANDOM, "-o", out, "--force", "--no-verify").exit_code == 0
     assert not (out / "report").exists()
     assert Plan.open(out).manifest.precision == "fp32"
 
@@ -305,7 +304,9 @@ def test_memory_that_is_short_leaves_the_older_plan(tmp_path: Path, monkeypatch:
     assert invoke(*RANDOM, "-o", out, "--no-verify").exit_code == 0
     before = Plan.open(out).identity
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
-    assert refused(*RANDOM, "-o", out, *INT8).startswith("memory: got 0.0 GB free, expected about 0.5 GB to calibrate")
+    assert refused(*RANDOM, "-o", out, "--force", *INT8).startswith(
+        "memory: got 0.0 GB free, expected about 0.5 GB to calibrate"
+    )
     assert Plan.open(out).identity == before
 
 

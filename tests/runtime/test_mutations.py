@@ -96,7 +96,7 @@ def mutated_values(draw, values):
         elif kind == 3:
             place[last] = copy.deepcopy(other)
         else:
-            place[last] = draw.choice(VALUES)
+            place[last] = copy.deepcopy(draw.choice(VALUES))
     return values
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from videossm.runtime import PlanError, PromptError
 from videossm.runtime.manifest import Text
@@ -83,6 +84,46 @@ def test_no_tokenizer(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(PlanError, match=r"^tokenizer\.json: got no tokenizer"):
         PromptTokenizer(tmp_path / "tokenizer.json", text(5))
+
+
+def test_a_prompt_without_end(tokenizer):
+    with pytest.raises(PromptError, match="got 100000 characters, expected at most 20000; shorten it"):
+        tokenizer.encode([100_000 * "a"])
+
+
+def test_an_unknown_word_is_not_repeated_without_end(tokenizer):
+    with pytest.raises(PromptError, match=r"got the unknown word 'x{56}\.\., expected words among: a red"):
+        tokenizer.encode([10_000 * "x"])
+
+
+def test_a_vocabulary_without_its_unknown_word(tmp_path):
+    Tokenizer(models.WordLevel({"[PAD]": 0, "red": 1}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = PromptTokenizer(tmp_path / "tokenizer.json", 3)
+    assert tokenizer.encode(["red"])[0].tolist() == [[1, 0, 0]]
+    with pytest.raises(PromptError, match=r"tokenizer\.json cannot express \(.*Missing \[UNK\] token.*\), expected"):
+        tokenizer.encode(["blue"])
+
+
+def test_a_regular_expression_that_explodes(tmp_path, capfd):
+    """The package ends it after some tenths of a second, by a panic."""
+    tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("^(a+)+$"), "isolated")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(PromptError, match=r"tokenizer\.json cannot express \(.*retry-limit"):
+        PromptTokenizer(tmp_path / "tokenizer.json", 3).encode([40 * "a" + "!"])
+
+
+def test_a_tokenizer_nested_without_end(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(PlanError, match=r"^tokenizer\.json: got no tokenizer"):
+        PromptTokenizer(tmp_path / "tokenizer.json", 3)
+
+
+def test_a_tokenizer_without_end(tmp_path):
+    (tmp_path / "tokenizer.json").touch()
+    os.truncate(tmp_path / "tokenizer.json", 40_000_000_000)
+    with pytest.raises(PlanError, match=r"^tokenizer\.json: got more than 64 MB"):
+        PromptTokenizer(tmp_path / "tokenizer.json", 3)
 
 
 class TestWithoutThePackage:

@@ -147,12 +147,12 @@ def test_dtype_of_other_sizes(tiny_plan, state):
 def test_a_folder_is_no_state_file(tiny_plan, tmp_path, monkeypatch, name):
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(StateError, match=r"^state: got .* which is a folder, expected a file"):
+    with pytest.raises(StateError, match=r"^state: got .* which is a folder, expected a regular file"):
         Rollout(tiny_plan, "red").save(name)
 
 
 def test_folder_that_does_not_exist(tiny_plan, tmp_path):
-    with pytest.raises(StateError, match=r"cannot write .*none/state"):
+    with pytest.raises(StateError, match=r"none/state.safetensors, whose folder does not exist"):
         Rollout(tiny_plan, "red").save(tmp_path / "none" / "state.safetensors")
 
 

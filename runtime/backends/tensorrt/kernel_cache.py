@@ -111,7 +111,7 @@ def cache_file(plan: Path) -> Path:
     """Where the kernels of the plan in this folder lie. Raises OSError, or RuntimeError where there is no home."""
     name = hashlib.sha256((plan / MANIFEST_FILE).read_bytes()).hexdigest()[:16]
     caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not caches.is_absolute():  # the XDG specification: such a value is as good as none
+    if not caches.is_absolute():  # the XDG specification: such a value does not count
         caches = Path.home() / ".cache"
     return caches / "videossm" / f"{name}.rtxcache"
 

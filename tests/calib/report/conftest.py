@@ -21,6 +21,7 @@ from videossm.calib.report import (
     Header,
     LayerSensitivity,
     LongCourse,
+    PassError,
     PlanFacts,
     Score,
     Sensitivity,
@@ -30,23 +31,24 @@ from videossm.calib.report import (
     SkippedLayer,
     Speed,
     StateErrors,
-    StepError,
     Timing,
 )
 
 LAYERS = 3
-SIGMAS = (1.0, 0.8, 0.4, 0.0)
-UNREAD = 4  # chunks before the memory holds anything
+LEVELS = (1.0, 0.8, 0.4, 0.0)  # the last pass commits
+UNREAD = 4  # chunks before the last kind of state holds anything
 
 
 def numbers(values: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def step(index: int, error: float) -> StepError:
-    return StepError(
+def of_pass(index: int, error: float) -> PassError:
+    return PassError(
         index=index,
-        sigma=SIGMAS[index],
+        scalar="sigma",
+        value=LEVELS[index],
+        commits=index == len(LEVELS) - 1,
         relative_error=ErrorSpread(mean=error, worst=2 * error, worst_chunk=7),
         cosine=CosineSpread(mean=1 - error**2, worst=1 - 4 * error**2, worst_chunk=8),
     )
@@ -64,21 +66,21 @@ def course(chunks: int, level: float, rise: float, seed: int = 0) -> LongCourse:
     def errors(scale: float) -> np.ndarray[Any, Any]:
         return scale * level * (1 + rise * np.linspace(0, 1, chunks)) * rng.uniform(0.8, 1.2, chunks)
 
-    latents = errors(1)
+    samples = errors(1)
     states = [
         state(kind, layer, errors(scale * (1 + layer)), empty)
-        for kind, scale, empty in (("window keys", 0.4, 0), ("window values", 0.8, 0), ("memory", 0.1, UNREAD))
+        for kind, scale, empty in (("*.key", 0.4, 0), ("*.value", 0.8, 0), ("*.carried", 0.1, UNREAD))
         for layer in range(LAYERS)
     ]
-    psnr_db = (None, *numbers(-20 * np.log10(latents[1:])))  # the first frames are equal
-    cosines = numbers(np.cos(latents))
-    return LongCourse(relative_error=numbers(latents), cosine=cosines, psnr_db=psnr_db, states=tuple(states))
+    psnr_db = (None, *numbers(-20 * np.log10(samples[1:])))  # the first frames are equal
+    cosines = numbers(np.cos(samples))
+    return LongCourse(relative_error=numbers(samples), cosine=cosines, psnr_db=psnr_db, states=tuple(states))
 
 
 def layer(rank: int, kept: str = "int8") -> LayerSensitivity:
     reason = "within the budget" if kept == "int8" else "over the budget"
-    name = f"transformer.blocks.{rank}.self_attn.q"
-    return LayerSensitivity(layer=name, engine="step", error=0.1 / rank**2, rank=rank, kept=kept, reason=reason)
+    name = f"blocks.{rank}.attn.q"
+    return LayerSensitivity(layer=name, engine="denoise", error=0.1 / rank**2, rank=rank, kept=kept, reason=reason)
 
 
 def parts() -> dict[str, Any]:
@@ -100,7 +102,7 @@ def parts() -> dict[str, Any]:
             prompts=("a red circle bounces", "a blue square stands still"),
             seeds=(7, 8),
         ),
-        "steps": tuple(step(index, error) for index, error in enumerate((0.09, 0.05, 0.02, 0.01))),
+        "passes": tuple(of_pass(index, error) for index, error in enumerate((0.09, 0.05, 0.02, 0.01))),
         "guided": course(24, 0.02, 0.1),
         "free_running": course(24, 0.1, 8, seed=1),
         "evaluation": (
@@ -109,22 +111,20 @@ def parts() -> dict[str, Any]:
         ),
         "calibration_comparison": (
             CalibrationRow(
-                data="rollouts", method="max", worst_step_cosine=0.995, guided_error=0.02, scores={"colour": 97.5}
+                data="rollouts", method="max", worst_pass_cosine=0.995, guided_error=0.02, scores={"colour": 97.5}
             ),
-            CalibrationRow(data="random inputs", method="max", worst_step_cosine=0.71, guided_error=0.4, scores={}),
+            CalibrationRow(data="random inputs", method="max", worst_pass_cosine=0.71, guided_error=0.4, scores={}),
         ),
         "sensitivity": Sensitivity(
-            measure="relative error of the latents",
+            measure="relative error of the samples",
             layers=(layer(2), layer(1, "fp32"), layer(3)),
             budget=0.03,
-            fallback=(
-                FallbackRound(layers=("transformer.blocks.1.self_attn.q",), error_before=0.05, error_after=0.02),
-            ),
+            fallback=(FallbackRound(layers=("blocks.1.attn.q",), error_before=0.05, error_after=0.02),),
         ),
-        "skipped": (SkippedLayer(layer="transformer.head", engine="step", reason="the last layer"),),
+        "skipped": (SkippedLayer(layer="head", engine="denoise", reason="the last layer"),),
         "sizes": Sizes(
             files={
-                "step.onnx": SizePair(a_bytes=4_000_000, b_bytes=1_100_000),
+                "denoise.onnx": SizePair(a_bytes=4_000_000, b_bytes=1_100_000),
                 "calibration.json": SizePair(a_bytes=0, b_bytes=900),
             },
             quantised_weights=SizePair(a_bytes=3_600_000, b_bytes=910_000),
@@ -133,7 +133,7 @@ def parts() -> dict[str, Any]:
             chunks=40,
             a=Timing(min_ms=80.0, median_ms=90.0),
             b=Timing(min_ms=60.0, median_ms=72.0),
-            engines={"step": EngineSeconds(a_s=3.4, b_s=2.5), "memory": EngineSeconds(a_s=0.0, b_s=0.0)},
+            engines={"denoise": EngineSeconds(a_s=3.4, b_s=2.5), "evict": EngineSeconds(a_s=0.0, b_s=0.0)},
         ),
     }
 

@@ -7,12 +7,19 @@ from typing import Any
 
 import pytest
 
-from videossm.calib.report import FallbackRound, FullReport, Report, Sensitivity, ShortReport, read_report
+from videossm.calib.report import (
+    AccuracyReport,
+    FallbackRound,
+    FullReport,
+    Sensitivity,
+    ShortReport,
+    read_report,
+)
 from videossm.calib.report.html import page
 
 SECTIONS = {  # id -> the part that it shows
     "header": "header",
-    "steps": "steps",
+    "passes": "passes",
     "guided": "guided",
     "states": "guided",
     "free_running": "free_running",
@@ -24,12 +31,12 @@ SECTIONS = {  # id -> the part that it shows
     "speed": "speed",
 }
 OPTIONAL = ("free_running", "evaluation", "calibration_comparison", "sensitivity", "skipped", "speed")
-NAMES = ("steps.png", "guided.png", "states.png", "free_running.png", "sensitivity.png")
+NAMES = ("passes.png", "guided.png", "states.png", "free_running.png", "sensitivity.png")
 EMPTY = {"meta", "img"}  # elements without an end
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'too'"
 
 
-def shown(report: Report) -> str:
+def shown(report: AccuracyReport) -> str:
     return page(report, {name: name.encode() for name in NAMES})
 
 
@@ -66,7 +73,7 @@ def test_every_part_has_its_section(report: FullReport) -> None:
 
 def test_a_short_report_says_so_and_nothing_of_growth(short: ShortReport, report: FullReport) -> None:
     outline, full = Outline(shown(short)), Outline(shown(report))
-    assert outline.ids == ["header", "steps", "guided", "states", "sensitivity", "skipped", "sizes", "speed"]
+    assert outline.ids == ["header", "passes", "guided", "states", "sensitivity", "skipped", "sizes", "speed"]
     assert "A short report" in outline.text and "A full report" in full.text
     for words in ("last / first", "per 100 chunks", "growth of that error"):
         assert words in full.text and words not in outline.text
@@ -101,11 +108,11 @@ def test_figures_of_every_part_are_there(report: FullReport) -> None:
         "the plan that this report lies in",
         "a blue square stands still",
         "SmoothQuant with alpha 0.5",
-        "step 0 (noise 1)",
+        "pass 0 (sigma 1)",
         "0.0900",
-        "window values",
+        "*.value",
         "random inputs",
-        "transformer.blocks.1.self_attn.q",
+        "blocks.1.attn.q",
         "over the budget",
         "the last layer",
         "weights of the quantised layers",
@@ -139,7 +146,8 @@ def spoilt(values: Any) -> Any:
         return [spoilt(value) for value in values]
     if isinstance(values, dict):
         return {
-            HOSTILE + key if key in ("step.onnx", "step", "colour") else key: spoilt(of) for key, of in values.items()
+            HOSTILE + key if key in ("denoise.onnx", "denoise", "colour") else key: spoilt(of)
+            for key, of in values.items()
         }
     return values
 

@@ -17,7 +17,7 @@ from videossm.calib.report import (
     ShortReport,
     StateErrors,
 )
-from videossm.calib.report.plots import DPI, WIDTH, course_png, draw, sensitivity_png, states_png, steps_png
+from videossm.calib.report.plots import DPI, WIDTH, course_png, draw, passes_png, sensitivity_png, states_png
 
 
 def check(picture: bytes) -> Image.Image:
@@ -32,13 +32,13 @@ def check(picture: bytes) -> Image.Image:
 
 def test_every_part_has_its_picture(report: FullReport) -> None:
     pictures = draw(report)
-    assert list(pictures) == ["steps.png", "guided.png", "states.png", "free_running.png", "sensitivity.png"]
+    assert list(pictures) == ["passes.png", "guided.png", "states.png", "free_running.png", "sensitivity.png"]
     for picture in pictures.values():
         check(picture)
 
 
 def test_a_short_report_has_those_of_its_parts(short: ShortReport) -> None:
-    assert list(draw(short)) == ["steps.png", "guided.png", "states.png", "sensitivity.png"]
+    assert list(draw(short)) == ["passes.png", "guided.png", "states.png", "sensitivity.png"]
 
 
 def test_only_a_long_course_shows_its_growth(short: ShortReport, report: FullReport) -> None:
@@ -46,12 +46,12 @@ def test_only_a_long_course_shows_its_growth(short: ShortReport, report: FullRep
 
 
 def test_the_same_report_makes_the_same_picture(report: FullReport) -> None:
-    assert steps_png(report.steps) == steps_png(report.steps)
+    assert passes_png(report.passes) == passes_png(report.passes)
 
 
 def test_parts_that_are_missing_have_none(build_report: Callable[..., FullReport], report: FullReport) -> None:
     bare = build_report(guided=report.guided.model_copy(update={"states": ()}), free_running=None, sensitivity=None)
-    assert list(draw(bare)) == ["steps.png", "guided.png"]
+    assert list(draw(bare)) == ["passes.png", "guided.png"]
 
 
 @pytest.mark.filterwarnings("error")
@@ -61,7 +61,7 @@ def test_parts_that_are_missing_have_none(build_report: Callable[..., FullReport
     ids=["no error", "one chunk", "nothing defined", "six decades"],
 )
 def test_courses_at_the_limits(errors: Any) -> None:
-    state = StateErrors(kind="memory", layer=0, relative_error=errors, cosine=errors)
+    state = StateErrors(kind="*.carried", layer=0, relative_error=errors, cosine=errors)
     for kind in (Course, LongCourse):
         course = kind(relative_error=errors, cosine=errors, psnr_db=(None,) * len(errors), states=(state,))
         check(course_png(course, "title"))

@@ -51,21 +51,21 @@ def walk(values: Any, path: tuple[Any, ...]) -> Any:
 
 
 WRONG = {
-    "steps: got nothing": ("steps", drop("steps")),
+    "passes: got nothing": ("passes", drop("passes")),
     "an unknown part": ("novelty", put("novelty", value=1)),
     "an unknown field": ("header.device.cores", put("header", "device", "cores", value=2)),
-    "a newer version": ("schema_version", put("schema_version", value=3)),
+    "a newer version": ("schema_version", put("schema_version", value=4)),
     "a kind that there is not": ("the whole", put("kind", value="long")),
     "no kind": ("the whole", drop("kind")),
-    "a number as text": ("steps.0.sigma", put("steps", 0, "sigma", value="1")),
+    "a number as text": ("passes.0.value", put("passes", 0, "value", value="1")),
     "a negative error": ("guided.relative_error.3", put("guided", "relative_error", 3, value=-0.1)),
-    "a cosine above 1": ("steps.1.cosine.mean", put("steps", 1, "cosine", "mean", value=1.1)),
+    "a cosine above 1": ("passes.1.cosine.mean", put("passes", 1, "cosine", "mean", value=1.1)),
     "a percentage above 100": ("evaluation.0.b_percent", put("evaluation", 0, "b_percent", value=101.0)),
     "NaN": ("guided.cosine.0", put("guided", "cosine", 0, value=float("nan"))),
     "no date": ("header", put("header", "date", value="yesterday")),
     "a series too short": ("guided", put("guided", "psnr_db", value=[30.0])),
     "a state too long": ("free_running", put("free_running", "states", 0, "cosine", value=[1.0] * 25)),
-    "no commit": ("the whole", lambda values: values["steps"].pop()),
+    "no passes": ("passes", put("passes", value=[])),
     "no files": ("sizes.files", put("sizes", "files", value={})),
     "a summary of lists": ("summary.speed", put("summary", "speed", value=[1])),
 }
@@ -86,16 +86,26 @@ def test_a_part_cannot_be_made_with_a_field_that_is_not_there() -> None:
         SizePair(a_bytes=1, b_bytes=1, c_bytes=1)  # type: ignore[call-arg]
 
 
-def test_the_worst_step_is_that_of_the_largest_mean_error(report: FullReport) -> None:
-    means = [step.relative_error.mean for step in report.steps[:-1]]  # the commit predicts no velocity
-    assert report.worst_step.relative_error.mean == max(means)
-    backwards = report.model_copy(update={"steps": (*report.steps[-2::-1], report.steps[-1])})
-    assert backwards.worst_step == report.worst_step
+def test_the_worst_pass_is_that_of_the_largest_mean_error(report: FullReport) -> None:
+    means = [each.relative_error.mean for each in report.passes[:-1]]  # a commit leaves states, no sample
+    assert report.worst_pass.relative_error.mean == max(means)
+    backwards = report.model_copy(update={"passes": (*report.passes[-2::-1], report.passes[-1])})
+    assert backwards.worst_pass == report.worst_pass
+
+
+def test_a_model_whose_only_pass_commits(report: FullReport) -> None:
+    alone = report.model_copy(update={"passes": report.passes[-1:]})
+    assert alone.worst_pass == report.passes[-1] and alone.worst_pass.name == "commit"
+
+
+def test_a_pass_without_scalars_goes_by_its_number(report: FullReport) -> None:
+    bare = report.passes[1].model_copy(update={"scalar": None, "value": None})
+    assert (bare.name, report.passes[1].name) == ("pass 1", "pass 1 (sigma 0.8)")
 
 
 def test_kinds_of_state(report: FullReport) -> None:
-    assert report.guided.kinds == ("window keys", "window values", "memory")
-    assert [state.layer for state in report.guided.of_kind("memory")] == [0, 1, 2]
+    assert report.guided.kinds == ("*.key", "*.value", "*.carried")
+    assert [state.layer for state in report.guided.of_kind("*.carried")] == [0, 1, 2]
 
 
 def test_derived_figures(report: FullReport) -> None:
@@ -111,7 +121,7 @@ def test_the_summary_is_made_of_the_parts(report: FullReport) -> None:
     summary = report.summary
     assert summary["precision"] == "int8 against fp32"
     assert summary["measured"] == "2 rollouts of 24 chunks, full report"
-    assert summary["worst step"] == "step 0 (noise 1): cosine 0.99190, relative error 0.0900"
+    assert summary["worst pass"] == "pass 0 (sigma 1): cosine 0.99190, relative error 0.0900"
     assert summary["evaluation, 5 s"] == "colour 97.5% (-0.5)"
     assert summary["evaluation, 60 s"] == "colour 76.0% (+1.0)"
     assert summary["size"] == "4 MB to 1.1 MB, 0.275x"
@@ -125,12 +135,12 @@ def test_a_summary_of_ones_own_is_kept(build_report: Callable[..., FullReport]) 
 
 
 def test_the_summary_has_no_parts_that_the_report_lacks(build_report: Callable[..., FullReport]) -> None:
-    files = {"step.onnx": SizePair(a_bytes=10, b_bytes=5)}
+    files = {"denoise.onnx": SizePair(a_bytes=10, b_bytes=5)}
     summary = build_report(**dict.fromkeys(OPTIONAL), sizes=Sizes(files=files, quantised_weights=None)).summary
     expected = [
         "precision",
         "measured",
-        "worst step",
+        "worst pass",
         "error a chunk adds",
         "growth of that error",
         "frames",

@@ -9,7 +9,7 @@ import pytest
 from videossm.calib.report import FullReport, ReportError, read_report, write, write_report
 from videossm.calib.report.html import page
 
-NAMES = ("steps.png", "guided.png", "states.png", "free_running.png", "sensitivity.png")
+NAMES = ("passes.png", "guided.png", "states.png", "free_running.png", "sensitivity.png")
 PICTURES = {name: name.encode() for name in NAMES}
 
 

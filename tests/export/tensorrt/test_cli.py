@@ -187,7 +187,7 @@ def test_a_build_that_fails_leaves_the_older_plan(
             raise BackendError("decoder: cannot be built: no kernel; change the options or the precision")
 
     monkeypatch.setattr(build.EngineBuilder, "build", fails_late)
-    assert refused(shapes_plan.path, *ADA, "-o", out).startswith("decoder: cannot be built: no kernel; ")
+    assert refused(shapes_plan.path, *ADA, "-o", out, "--force").startswith("decoder: cannot be built: no kernel; ")
     assert Plan.open(out).identity == before
     assert [path.name for path in tmp_path.iterdir()] == ["engine.plan"], "no debris"
 

@@ -142,8 +142,10 @@ def test_would_it_build(called, refused, plan_copy, without_a_gpu):
 
 def test_graphs_that_the_parser_refuses(called, refused, plan_copy, without_a_gpu):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install videossm[rtx]")
-    (plan_copy / "decoder.onnx").write_bytes(b"no graph")
-    (plan_copy / "memory.onnx").write_bytes(b"no graph either")
+    for name in ("decoder.onnx", "memory.onnx"):
+        graph = onnx.load(plan_copy / name)
+        graph.graph.node[0].op_type = "NoSuchOperator"
+        onnx.save(graph, plan_copy / name)
     plan = rebuilt(plan_copy, lowering="standard").path
     code, _, err = called(doctor, plan, "--backend", "tensorrt-rtx", "--gpu-arch", "sm_90")
     starts = ["--gpu-arch: got sm_90 for tensorrt-rtx", "memory (memory.onnx): got ", "decoder (decoder.onnx): got "]

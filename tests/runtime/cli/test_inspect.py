@@ -7,7 +7,9 @@ import json
 import pytest
 from small_plan import rebuilt
 
+from videossm.runtime import Plan
 from videossm.runtime.cli.inspect import inspect
+from videossm.runtime.plan import write_manifest
 
 
 def test_table_names_every_tensor_and_file(called, tiny_plan):
@@ -87,6 +89,21 @@ def test_plan_without_a_report(called, tiny_plan):
 def test_report_without_a_summary(refused, plan_copy, text):
     message = refused(inspect, with_report(plan_copy, text))
     assert message.startswith("report.json: summary: got something else or nothing, expected an object")
+
+
+def test_a_name_that_commands_the_terminal(called, plan_copy):
+    values = json.loads((plan_copy / "manifest.json").read_text())
+    (plan_copy / "manifest.json").write_text(json.dumps({**values, "name": "\x1b]0;owned\x07\x1b[2J"}))
+    code, out, _ = called(inspect, plan_copy)
+    assert code == 0 and out.startswith("\\x1b]0;owned\\x07\\x1b[2J  fp32, ")
+    assert json.loads(called(inspect, plan_copy, "--json")[1])["name"] == "\x1b]0;owned\x07\x1b[2J"
+
+
+def test_a_graph_of_garbage_whose_hash_is_right(refused, plan_copy):
+    values = Plan.open(plan_copy).values()
+    (plan_copy / "step.onnx").write_bytes(b"garbage")
+    write_manifest(plan_copy, values)
+    assert refused(inspect, plan_copy).startswith("step.onnx: got no ONNX graph (")
 
 
 def test_no_plan(refused, tmp_path):
