@@ -17,7 +17,8 @@ from machine import around, measured_on, table, write_between
 
 from videossm.calib.calibration import Calibration, Settings, Source, TensorScale
 from videossm.calib.observers import FORMATS, EightBits
-from videossm.calib.plans import HALF, QUANTISED_ENGINES, candidates, write_half, write_quantized
+from videossm.calib.options import HALF
+from videossm.calib.plans import candidates, quantised_engines, write_half, write_quantized
 from videossm.export.tensorrt.build import BuiltEngine, build_engines
 from videossm.export.tensorrt.options import TensorRtOptions
 from videossm.runtime import Plan
@@ -52,17 +53,17 @@ def _introduction() -> str:
 
 def _measured(plan: Plan) -> str:
     """The table of one plan: a row for each precision and target."""
-    stream, names = plan.manifest.stream, [name for name, _ in plan.manifest.engines.items()]
-    layers = plan.manifest.model["transformer"]["layers"]
+    stream, names = plan.manifest.stream, list(plan.manifest.engines)
+    graphs = sum(file.size_bytes for name, file in plan.manifest.files.items() if ".onnx" in name)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for precision, source in _in_precisions(plan, Path(temporary)):
             for target, architectures in TARGETS.items():
                 folder = Path(temporary, f"{precision} {target}")
                 folder.mkdir()
-                built = build_engines(source, BACKEND, TensorRtOptions(gpu_arch=architectures), folder, progress)
+                built = build_engines(source, {}, BACKEND, TensorRtOptions(gpu_arch=architectures), folder, progress)
                 rows.append([precision, target, *(_cell([built[name]]) for name in names), _cell(list(built.values()))])
-    title = f"`{plan.name}`, {layers} layers, {stream.width} x {stream.height}:"
+    title = f"`{plan.name}`, {stream.width} x {stream.height}, graphs of {graphs / 1e6:.0f} MB:"
     return f"{title}\n\n{table(['precision', 'for', *names, 'plan'], rows, texts=2)}"
 
 
@@ -77,7 +78,7 @@ def _in_precisions(plan: Plan, folder: Path) -> Iterator[tuple[str, Plan]]:
         target = folder / half
         target.mkdir()
         yield half, write_half(plan, half, target)
-    linears, _, _ = candidates(plan)
+    linears = candidates(plan).linears
     for quantised in QUANTISED:
         target = folder / quantised
         target.mkdir()
@@ -87,17 +88,18 @@ def _in_precisions(plan: Plan, folder: Path) -> Iterator[tuple[str, Plan]]:
 
 def _made_up(plan: Plan, linears: list[Any], precision: EightBits) -> Calibration:
     scale = FORMATS[precision].scale(AMAX)
-    tensor = TensorScale(amax=AMAX, low=None, scale=scale, zero_point=0, steps=(), channel_amax=None)
+    tensor = TensorScale(amax=AMAX, low=None, scale=scale, zero_point=0, passes=(), channel_amax=None)
     settings = Settings(
         method="max", prompts=(), seeds=(), chunks=1, data="random", smoothquant=None, quantize_attention=False
     )
+    engines = quantised_engines(plan.manifest)
     return Calibration(
         format="videossm-calibration",
-        version=1,
+        version=2,
         precision=precision,
-        source=Source.of(plan, QUANTISED_ENGINES),
+        source=Source.of(plan, engines),
         settings=settings,
-        tensors={engine: {x.input: tensor for x in linears if x.engine == engine} for engine in QUANTISED_ENGINES},
+        tensors={engine: {x.input: tensor for x in linears if x.engine == engine} for engine in engines},
     )
 
 

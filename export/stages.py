@@ -99,9 +99,9 @@ def change_precision(result: Result, options: PrecisionOptions, fp32: Plan, fold
     """From the fp32 plan the one of the wanted precision, in the empty `folder`."""
     from videossm.calib.pipeline import lower_precision
 
-    lowered = lower_precision(fp32, options, folder, progress, say)
-    result.accuracy = lowered.report.summary if lowered.report else {}
-    return lowered.plan
+    made = lower_precision(fp32, options, folder, progress, say)
+    result.accuracy = made.report.summary if made.report else {}
+    return made.plan
 
 
 def build_engines(

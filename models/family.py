@@ -247,21 +247,26 @@ def _imported(named: str) -> Family:
         ) from error
     if isinstance(found, Family):
         return replace(found, load=_guarded(named, found.load))
-    if isinstance(found, Deployment):
-        return Family(named, (), lambda source: True, _guarded(named, lambda *given: _unchanged(found, *given)))
-    if callable(found) and not inspect.signature(found).parameters:
-        return Family(named, (), lambda source: True, _guarded(named, lambda *given: _unchanged(found(), *given)))
-    if callable(found):
-        return Family(named, (), lambda source: True, _guarded(named, found))
-    raise ModelError(
-        f"--family: got {named}, a {type(found).__name__}, expected a Family, a Deployment or a function; name one"
-    )
+    if not (callable(found) or isinstance(found, Deployment)):
+        raise ModelError(
+            f"--family: got {named}, a {type(found).__name__}, expected a Family, a Deployment or a function; name one"
+        )
+    load = found if callable(found) and _has_parameters(found) else lambda *given: _unchanged(found, *given)
+    return Family(named, (), lambda source: True, _guarded(named, load))
 
 
-def _unchanged(deployment: Deployment, source: str, options: Mapping[str, Any], random_weights: bool) -> Deployment:
+def _has_parameters(function: Callable[..., Any]) -> bool:
+    try:
+        return bool(inspect.signature(function).parameters)
+    except ValueError:  # one of Python's own, which does not tell
+        return True
+
+
+def _unchanged(found: Any, source: str, options: Mapping[str, Any], random_weights: bool) -> Any:
+    """A Deployment, or what a function without arguments makes."""
     for option in [*options, *["random-weights"] * random_weights]:
         raise ModelError(f"{option}: got it with a Deployment, expected none, as it is exported as it is; leave it out")
-    return deployment
+    return found() if callable(found) else found
 
 
 def _guarded(

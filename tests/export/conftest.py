@@ -29,13 +29,13 @@ def deployed() -> Callable[[VideoModel], Deployment]:
 
 @pytest.fixture(scope="session")
 def export_plan() -> Callable[..., Built]:
-    """`export_plan(deployment, folder, lowering=...)`: what export makes, in the folders engine.plan and canonical."""
+    """`export_plan(deployment, folder, lowering="contrib", opset=23)`: in the folders engine.plan and canonical."""
 
-    def export(deployment: Deployment, folder: Path, **options: str) -> Built:
+    def export(deployment: Deployment, folder: Path, lowering: str = "contrib", opset: int = 23) -> Built:
         plan, canonical = folder / "engine.plan", folder / "canonical"
         plan.mkdir()
         canonical.mkdir()
-        return build_plan(deployment, BuildOptions("own", **options), plan, canonical)
+        return build_plan(deployment, BuildOptions("own", lowering, opset), plan, canonical)
 
     return export
 

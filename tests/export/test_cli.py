@@ -84,16 +84,16 @@ def test_dry_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "checkpoint: got nothing, which is neither a file nor a preset"),
+        (["nothing"], "checkpoint: got nothing, which is neither a checkpoint nor a preset"),
         (["videossm-1.3b"], "checkpoint: got preset videossm-1.3b, which ships no weights"),
         (["test", "--precision", "fp12"], "--precision: got fp12, expected one of fp32, fp16"),
         (["test", "--backend", "openvino"], "--backend: got openvino, expected one of onnxruntime"),
         (["test", "--lowering", "loops"], "--lowering: got loops, expected one of contrib, standard, plugin"),
         (["test", "--opset", "12"], "--opset: got 12, expected 23 to 25"),
-        (["test", "--layers", "1"], "--layers: got it with a checkpoint's weights"),
+        (["shapes", "--set", "layers=1"], "layers: got it with a checkpoint's weights"),
         (["test", "--random-weights", "--height", "50"], "height: got 50, expected a multiple of 16"),
         (["test", "--random-weights", "--width", "-16"], "width: got -16, expected at least 1"),
-        (["test", "--random-weights", "--window-frames", "4"], "window_frames: got 4, expected a multiple of"),
+        (["test", "--random-weights", "--set", "window_frames=4"], "window_frames: got 4, expected a multiple of"),
         (["test", "--random-weights", "--verify-chunks", "0"], "--verify-chunks: got 0, expected 1 or more"),
         (["test", "--random-weights", "-o", "no/such/folder.plan"], "whose folder does not exist"),
         (["test", "--random-weights", "-o", "."], "which exists and is no plan"),
@@ -151,11 +151,11 @@ def test_a_model_beyond_the_memory(error: Exception, tmp_path: Path, monkeypatch
 
 
 def test_a_folder_as_checkpoint(tmp_path: Path) -> None:
-    assert "which is neither a file nor a preset" in refused(invoke(tmp_path))
+    assert "which is neither a checkpoint nor a preset" in refused(invoke(tmp_path))
 
 
 def test_a_name_that_no_file_can_have() -> None:
-    assert "which is neither a file nor a preset" in refused(invoke("x" * 300))
+    assert "which is neither a checkpoint nor a preset" in refused(invoke("x" * 300))
 
 
 def test_a_plan_that_does_not_verify_replaces_nothing(

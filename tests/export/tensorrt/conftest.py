@@ -12,9 +12,9 @@ import pytest
 from videossm.calib.calibration import Calibration, Settings, Source, TensorScale
 from videossm.calib.linears import Linear
 from videossm.calib.observers import FORMATS, EightBits
-from videossm.calib.plans import QUANTISED_ENGINES, candidates, write_half, write_quantized
-from videossm.export.build import BuildOptions, build_plan
-from videossm.export.source import find_source
+from videossm.calib.plans import candidates, quantised_engines, write_half, write_quantized
+from videossm.export.build import Built
+from videossm.models.family import Deployment, find_family
 from videossm.runtime import Plan
 
 AMAX = 4.0  # of every activation: what an engine costs to build does not depend on its scales
@@ -22,14 +22,11 @@ GELU_LOW = -0.17  # in int8 GELU's output has a zero point, which TensorRT does 
 
 
 @pytest.fixture(scope="session")
-def shapes_plan(shared: Callable[..., Path]) -> Plan:
+def shapes_plan(shared: Callable[..., Path], export_plan: Callable[[Deployment, Path, str], Built]) -> Plan:
     """fp32, standard operators, the shipped weights."""
 
     def make(folder: Path) -> None:
-        (folder / "engine.plan").mkdir()
-        source = find_source("shapes")
-        options = BuildOptions(lowering="standard")
-        build_plan(source.load(source.config), source.tokenizer, options, folder / "engine.plan")
+        export_plan(find_family("shapes").load("shapes", {}, False), folder, "standard")
 
     return Plan.open(shared("shapes-standard", make) / "engine.plan")
 
@@ -60,22 +57,22 @@ def in_precision(shared: Callable[..., Path]) -> Callable[[Plan, str], Plan]:
 
 
 def _quantize(plan: Plan, precision: EightBits, folder: Path) -> None:
-    linears, _, _ = candidates(plan)
+    linears, engines = candidates(plan).linears, quantised_engines(plan.manifest)
 
     def scale(linear: Linear) -> TensorScale:
         low = GELU_LOW if precision == "int8" and linear.name.endswith("ffn.2") else None
         number, zero_point = FORMATS[precision].codes(AMAX, low)
-        return TensorScale(amax=AMAX, low=low, scale=number, zero_point=zero_point, steps=(), channel_amax=None)
+        return TensorScale(amax=AMAX, low=low, scale=number, zero_point=zero_point, passes=(), channel_amax=None)
 
-    tensors = {engine: {x.input: scale(x) for x in linears if x.engine == engine} for engine in QUANTISED_ENGINES}
+    tensors = {engine: {x.input: scale(x) for x in linears if x.engine == engine} for engine in engines}
     settings = Settings(
         method="max", prompts=(), seeds=(), chunks=1, data="random", smoothquant=None, quantize_attention=False
     )
     calibration = Calibration(
         format="videossm-calibration",
-        version=1,
+        version=2,
         precision=precision,
-        source=Source.of(plan, QUANTISED_ENGINES),
+        source=Source.of(plan, engines),
         settings=settings,
         tensors=tensors,
     )
