@@ -120,6 +120,8 @@ def _check_passes(manifest: Manifest) -> None:
     commits = [index for index, each in enumerate(manifest.passes) if each.commits]
     if commits and commits != [len(manifest.passes) - 1]:
         raise fail(f"passes.{commits[0]}.commits", "true", "true for the last pass alone")
+    if commits and manifest.passes[-1].noise:  # made again for a new prompt it must leave the same
+        raise fail(f"passes.{commits[0]}.noise", "true", "false for the pass that commits")
     writes = False
     for index, each in enumerate(manifest.passes):
         engine = manifest.engines[each.engine]

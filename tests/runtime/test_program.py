@@ -1,4 +1,4 @@
-"""Programs of every kind against the interpreter of docs/plan-format.md; and what must not change a frame of theirs."""
+"""Programs of every kind against the oracle of docs/plan-format.md; and what must not change a frame of theirs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import mixed
 import numpy as np
 import pytest
-from interpreter import Interpreter
+from oracle import Oracle
 from small_plan import rebuilt
 
 from videossm.runtime import Rollout, StateError, UserError
@@ -69,14 +69,15 @@ def test_a_program_is_what_the_document_says(plan_of, kind):
     """Over two prompt switches: one before the window rolls, one after."""
     plan = plan_of(kind)
     rollout = rollout_of(plan)
-    plain = Interpreter(plan, RED if plan.manifest.text else [], SEEDS)
+    oracle = Oracle(plan.path, RED if plan.manifest.text else None, SEEDS)
     chunks = min(plan.manifest.stream.chunks or CHUNKS, CHUNKS)
     for index in range(chunks):
         switched(rollout, index)
         if index in SWITCHES and plan.manifest.text:
-            plain.set_prompts(SWITCHES[index])
-        assert np.array_equal(next(rollout).frames, plain.next()), f"chunk {index}"
-        expected, got = plain.state(), rollout.snapshot().tensors
+            oracle.set_prompt(SWITCHES[index])
+        assert np.array_equal(next(rollout).frames, oracle.next()[1]), f"chunk {index}"
+        expected = {name.removeprefix("state."): oracle.now[name] for name in oracle.kept}
+        got = rollout.snapshot().tensors
         assert got.keys() == expected.keys()
         for name, values in got.items():
             assert np.array_equal(values, expected[name]), f"chunk {index}: {name}"
