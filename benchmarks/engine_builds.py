@@ -17,7 +17,8 @@ from machine import around, measured_on, table, write_between
 
 from videossm.calib.calibration import Calibration, Settings, Source, TensorScale
 from videossm.calib.observers import FORMATS, EightBits
-from videossm.calib.plans import HALF, QUANTISED_ENGINES, candidates, write_half, write_quantized
+from videossm.calib.options import HALF
+from videossm.calib.plans import candidates, quantised_engines, write_half, write_quantized
 from videossm.export.tensorrt.build import BuiltEngine, build_engines
 from videossm.export.tensorrt.options import TensorRtOptions
 from videossm.runtime import Plan
@@ -86,18 +87,18 @@ def _in_precisions(plan: Plan, folder: Path) -> Iterator[tuple[str, Plan]]:
 
 
 def _made_up(plan: Plan, linears: list[Any], precision: EightBits) -> Calibration:
-    scale = FORMATS[precision].scale(AMAX)
-    tensor = TensorScale(amax=AMAX, low=None, scale=scale, zero_point=0, steps=(), channel_amax=None)
+    scale, engines = FORMATS[precision].scale(AMAX), quantised_engines(plan.manifest)
+    tensor = TensorScale(amax=AMAX, low=None, scale=scale, zero_point=0, passes=(), channel_amax=None)
     settings = Settings(
         method="max", prompts=(), seeds=(), chunks=1, data="random", smoothquant=None, quantize_attention=False
     )
     return Calibration(
         format="videossm-calibration",
-        version=1,
+        version=2,
         precision=precision,
-        source=Source.of(plan, QUANTISED_ENGINES),
+        source=Source.of(plan, engines),
         settings=settings,
-        tensors={engine: {x.input: tensor for x in linears if x.engine == engine} for engine in QUANTISED_ENGINES},
+        tensors={engine: {x.input: tensor for x in linears if x.engine == engine} for engine in engines},
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from videossm.calib.calibration import Calibration, Settings, Source, TensorScale
 from videossm.calib.linears import Linear
 from videossm.calib.observers import FORMATS, EightBits
-from videossm.calib.plans import QUANTISED_ENGINES, candidates, write_half, write_quantized
+from videossm.calib.plans import candidates, quantised_engines, write_half, write_quantized
 from videossm.export.build import BuildOptions, build_plan
 from videossm.export.source import find_source
 from videossm.runtime import Plan
@@ -60,22 +60,22 @@ def in_precision(shared: Callable[..., Path]) -> Callable[[Plan, str], Plan]:
 
 
 def _quantize(plan: Plan, precision: EightBits, folder: Path) -> None:
-    linears, _, _ = candidates(plan)
+    linears, engines = candidates(plan).linears, quantised_engines(plan.manifest)
 
     def scale(linear: Linear) -> TensorScale:
         low = GELU_LOW if precision == "int8" and linear.name.endswith("ffn.2") else None
         number, zero_point = FORMATS[precision].codes(AMAX, low)
-        return TensorScale(amax=AMAX, low=low, scale=number, zero_point=zero_point, steps=(), channel_amax=None)
+        return TensorScale(amax=AMAX, low=low, scale=number, zero_point=zero_point, passes=(), channel_amax=None)
 
-    tensors = {engine: {x.input: scale(x) for x in linears if x.engine == engine} for engine in QUANTISED_ENGINES}
+    tensors = {engine: {x.input: scale(x) for x in linears if x.engine == engine} for engine in engines}
     settings = Settings(
         method="max", prompts=(), seeds=(), chunks=1, data="random", smoothquant=None, quantize_attention=False
     )
     calibration = Calibration(
         format="videossm-calibration",
-        version=1,
+        version=2,
         precision=precision,
-        source=Source.of(plan, QUANTISED_ENGINES),
+        source=Source.of(plan, engines),
         settings=settings,
         tensors=tensors,
     )
