@@ -164,9 +164,8 @@ def measured(
 
 def details(report: AccuracyReport) -> dict[str, Any]:
     worst, added = report.worst_pass, [error for error in report.guided.relative_error if error is not None]
-    memory = [
-        error for state in report.guided.of_kind("*.memory") for error in state.relative_error if error is not None
-    ]
+    states = report.guided.of_kind("*.memory")
+    memory = [error for state in states for error in state.relative_error if error is not None]
     return {
         "worst_pass": worst.index,
         "worst_pass_sigma": worst.value,

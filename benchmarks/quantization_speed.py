@@ -1,10 +1,10 @@
 """What int8 saves on a CPU, beside fp32 in the same run: `python benchmarks/quantization_speed.py`.
 
 wide: the paper's width, two layers, random weights. The fp32 plan and the int8 plan take turns, chunk by chunk: whole
-chunks by the clock, then the engine of the passes by ONNX Runtime's profiler. The same once more with attention's products in
-int8 as well. The full picture takes much memory for attention's scores, which is asked for beforehand; --height and
---width make it smaller. shapes: the trained model, in the same way. calibration: what `videossm-calibrate` takes, in
-a process of its own. Writes Markdown and JSON.
+chunks by the clock, then the engine of the passes by ONNX Runtime's profiler. The same once more with attention's
+products in int8 as well. The full picture takes much memory for attention's scores, which is asked for beforehand;
+--height and --width make it smaller. shapes: the trained model, in the same way. calibration: what
+`videossm-calibrate` takes, in a process of its own. Writes Markdown and JSON.
 """
 
 from __future__ import annotations
