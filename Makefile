@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.10 or later; everything else goes to .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := models export calib plugins_trt runtime
+PACKAGES := models export calib plugins_trt runtime commands
 # A process for each processor, at most four; the tests of a file share one, and what they have made.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 PROMPT := a red circle bounces on gray
@@ -47,7 +47,7 @@ libraries: .venv/scans.stamp
 
 demo: install
 	@$(TIMED); mkdir -p out; \
-	$(BIN)/videossm-export shapes -o out/engine.plan; \
+	$(BIN)/videossm-export shapes --force -o out/engine.plan; \
 	$(BIN)/videossm-run out/engine.plan --prompt "$(PROMPT)" --seconds 5 -o out/demo.mp4
 
 test: install libraries
@@ -73,7 +73,7 @@ types: install
 
 bench: install
 	@$(TIMED); mkdir -p out; \
-	$(BIN)/videossm-export shapes -o out/engine.plan; \
+	$(BIN)/videossm-export shapes --force -o out/engine.plan; \
 	$(BIN)/python benchmarks/bench.py out/engine.plan --out out/benchmarks.md --json out/benchmarks.json; \
 	cat out/benchmarks.md
 
@@ -96,7 +96,7 @@ wheel: install
 # What `pip install` gives today, not what .venv has pinned.
 pythons: wheel
 	@$(TIMED); mkdir -p out; \
-	$(BIN)/videossm-export shapes --lowering standard -o out/standard.plan; \
+	$(BIN)/videossm-export shapes --lowering standard --force -o out/standard.plan; \
 	$(BIN)/python tests/pythons.py "$$(ls -t dist/videossm-*.whl | head -1)" out/standard.plan
 
 clean:

@@ -53,17 +53,17 @@ def _introduction() -> str:
 
 def _measured(plan: Plan) -> str:
     """The table of one plan: a row for each precision and target."""
-    stream, names = plan.manifest.stream, [name for name, _ in plan.manifest.engines.items()]
-    layers = plan.manifest.model["transformer"]["layers"]
+    stream, names = plan.manifest.stream, list(plan.manifest.engines)
+    graphs = sum(file.size_bytes for name, file in plan.manifest.files.items() if ".onnx" in name)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for precision, source in _in_precisions(plan, Path(temporary)):
             for target, architectures in TARGETS.items():
                 folder = Path(temporary, f"{precision} {target}")
                 folder.mkdir()
-                built = build_engines(source, BACKEND, TensorRtOptions(gpu_arch=architectures), folder, progress)
+                built = build_engines(source, {}, BACKEND, TensorRtOptions(gpu_arch=architectures), folder, progress)
                 rows.append([precision, target, *(_cell([built[name]]) for name in names), _cell(list(built.values()))])
-    title = f"`{plan.name}`, {layers} layers, {stream.width} x {stream.height}:"
+    title = f"`{plan.name}`, {stream.width} x {stream.height}, graphs of {graphs / 1e6:.0f} MB:"
     return f"{title}\n\n{table(['precision', 'for', *names, 'plan'], rows, texts=2)}"
 
 
@@ -78,7 +78,7 @@ def _in_precisions(plan: Plan, folder: Path) -> Iterator[tuple[str, Plan]]:
         target = folder / half
         target.mkdir()
         yield half, write_half(plan, half, target)
-    linears, _, _ = candidates(plan)
+    linears = candidates(plan).linears
     for quantised in QUANTISED:
         target = folder / quantised
         target.mkdir()
@@ -87,11 +87,12 @@ def _in_precisions(plan: Plan, folder: Path) -> Iterator[tuple[str, Plan]]:
 
 
 def _made_up(plan: Plan, linears: list[Any], precision: EightBits) -> Calibration:
-    scale, engines = FORMATS[precision].scale(AMAX), quantised_engines(plan.manifest)
+    scale = FORMATS[precision].scale(AMAX)
     tensor = TensorScale(amax=AMAX, low=None, scale=scale, zero_point=0, passes=(), channel_amax=None)
     settings = Settings(
         method="max", prompts=(), seeds=(), chunks=1, data="random", smoothquant=None, quantize_attention=False
     )
+    engines = quantised_engines(plan.manifest)
     return Calibration(
         format="videossm-calibration",
         version=2,

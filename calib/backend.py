@@ -100,6 +100,12 @@ class ShadowBackend:
         self.device, self.buffer, self.copy = first.device, first.buffer, first.copy
         self.stopwatch, self.usage, self.close = first.stopwatch, first.usage, first.close
 
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
     def load(self, name: str, spec: EngineSpec, file: Path) -> Engine:
         engine = self._first.load(name, spec, file)
         if name not in self._files:

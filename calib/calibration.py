@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +26,7 @@ from pydantic import (
 
 from videossm.calib.observers import FORMATS, EightBits, Method
 from videossm.runtime import Plan, UserError
+from videossm.runtime.output_file import replacing
 
 _RELATIVE = 1e-6  # between a scale and its amax: either may have been rounded to fp32
 
@@ -144,16 +144,13 @@ class Calibration(_Part):
         """Writes `path` whole or not at all. Raises CalibrationError when it cannot be written."""
         path = Path(path)
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-        temporary = path.with_name(f".{path.name}.tmp")
         try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         except OSError as error:
             raise CalibrationError(
                 f"calibration: cannot write {path} ({error.strerror}); choose a folder that exists and has room"
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def check(self, plan: Plan) -> None:
         """Raises CalibrationError, saying what differs, unless it was recorded from `plan` or an equal one."""

@@ -62,9 +62,19 @@ def chunks_within(plan: Plan, chunks: int) -> int:
 
 def check_source(plan: Plan) -> None:
     """Raises PrecisionError unless `plan` is one that lower precisions are made of."""
+    require_graphs(plan)
     if plan.manifest.precision != "fp32":
         raise PrecisionError(
             f"plan: got {plan.path} in {plan.manifest.precision}, expected fp32; export it with --precision fp32"
+        )
+
+
+def require_graphs(plan: Plan) -> None:
+    """Raises PrecisionError unless `plan` is one of ONNX graphs, in which tensors can be looked at."""
+    if plan.manifest.backend != "onnxruntime":
+        raise PrecisionError(
+            f"plan: got {plan.path} for {plan.manifest.backend}, expected one of ONNX graphs; "
+            "export it with --backend onnxruntime"
         )
 
 

@@ -5,6 +5,8 @@ chunk of frames is denoised from the states that the chunks before it left, so a
 random: it shows the way, not pictures. Needs `mamba-ssm`, which may be without CUDA (docs/scans-captured.md).
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,5 +84,5 @@ def deployment() -> Deployment:
         stream=Stream(batch=1, fps=8, height=32, width=32, first_frames=4, later_frames=4),
         engines=[step, decoder],
         states={name: State("carry", per_pass=True) for name in names},
-        passes=[Pass("step", {"sigma": a, "sigma_next": b}) for a, b in zip(levels, levels[1:], strict=False)],
+        passes=[Pass("step", {"sigma": a, "sigma_next": b}) for a, b in pairwise(levels)],
     )

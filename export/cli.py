@@ -20,7 +20,7 @@ from videossm.export.stages import (
     Result,
     VerificationError,
     build_engines,
-    lower_graphs,
+    change_precision,
     trace_graphs,
     verify_graphs,
 )
@@ -28,7 +28,7 @@ from videossm.export.target import PRECISIONS, ExportTarget
 from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions, tensorrt_options
 from videossm.runtime import Plan
 from videossm.runtime.backends.tensorrt.preflight import check_plan
-from videossm.runtime.cli import Command
+from videossm.runtime.cli import Command, one_line, say
 from videossm.runtime.errors import UserError, require_none
 from videossm.runtime.machine import BACKENDS, probe_machine
 from videossm.runtime.manifest import MANIFEST_FILE
@@ -36,14 +36,17 @@ from videossm.runtime.manifest import MANIFEST_FILE
 if TYPE_CHECKING:  # torch takes seconds to import: --help and a wrong option do without
     from videossm.models.family import Deployment, Family
 
-# What may be said of a plan whose graphs are there already: all else shapes the graphs.
-OF_ENGINES = {"checkpoint", "out", "backend", "dry_run", "as_json", *(field.name for field in fields(TensorRtOptions))}
+# The options that a plan may come with, whose graphs are there already: all others shape the graphs. Plugins need
+# graphs with scans that are not lowered yet.
+WITH_A_PLAN = {"checkpoint", "out", "force", "backend", "dry_run", "as_json"}
+WITH_A_PLAN |= {field.name for field in fields(TensorRtOptions)} - {"plugins"}
 GRAPHS = Path("onnx.plan")  # where the printed commands take the graphs from that are not kept
 
 
 @click.command(cls=Command)
 @click.argument("checkpoint", metavar="CHECKPOINT|PRESET|PLAN")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), default="engine.plan", show_default=True)
+@click.option("--force", is_flag=True, help="Replace an older plan of that name.")
 @click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
 @click.option("--backend", default="onnxruntime", show_default=True, help=f"One of {', '.join(BACKENDS)}.")
 @click.option(
@@ -98,6 +101,7 @@ def export(
     context: click.Context,
     checkpoint: str,
     out: Path,
+    force: bool,
     precision: str,
     backend: str,
     lowering: str | None,
@@ -123,7 +127,7 @@ def export(
     With --backend tensorrt or tensorrt-rtx also a PLAN of ONNX graphs, which is built as it is.
     """
     if _is_plan(checkpoint):
-        _build_plan(context, Path(checkpoint), out, backend, building, dry_run, as_json)
+        _build_plan(context, Path(checkpoint), out, force, backend, building, dry_run, as_json)
         return
     target = ExportTarget(precision, backend, lowering, building, opset)
     target.check()
@@ -131,7 +135,7 @@ def export(
         raise UserError(f"--verify-chunks: got {verify_chunks}, expected 1 or more; change it, or pass --no-verify")
     wanted = PrecisionOptions(precision, calibration, calibrating, max_error, report)
     wanted.check()
-    check_out(out)
+    check_out(out, force, filter(None, [Path(checkpoint), calibration, calibrating.calibration_prompts]))
     options = _given(height=height, width=width, batch=batch) | _settings(settings)
     done = Result(str(out), "", precision, backend, target.plan_lowering, None)
     with done.stage("export"), _input_errors():
@@ -142,7 +146,7 @@ def export(
         done.finish(as_json, f"{line}. It would {wanted.todo}" if wanted.todo else line)
         return
     try:
-        with new_plan(out) as folder:
+        with new_plan(out, force) as folder:
             graphs = folder.with_name("onnx") if target.builds else folder
             fp32 = graphs if precision == "fp32" else folder.with_name("fp32")
             canonical = folder.with_name("canonical")
@@ -156,13 +160,13 @@ def export(
             del deployment  # two plans are about to be held in memory
             if precision != "fp32":
                 with done.stage("precision"):
-                    plan = lower_graphs(done, wanted, plan, graphs)
+                    plan = change_precision(done, wanted, plan, graphs)
             if target.builds:
                 with done.stage("build"):
                     build_engines(done, plan, scans, target, folder, GRAPHS)
             done.size_bytes = _size_bytes(folder)
     except VerificationError as error:
-        click.echo(str(error), err=True)
+        say(one_line(str(error)))
         context.exit(1)
     same = f"--backend onnxruntime --lowering standard -o {GRAPHS}"
     by_hand = f"by hand, once the same options with {same} have made the graphs:"
@@ -177,6 +181,7 @@ def _build_plan(
     context: click.Context,
     path: Path,
     out: Path,
+    force: bool,
     backend: str,
     building: TensorRtOptions,
     dry_run: bool,
@@ -187,7 +192,7 @@ def _build_plan(
 
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name not in OF_ENGINES and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+        if name not in WITH_A_PLAN and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise UserError(
                 f"{_said(context, parameter)}: got it with a plan, whose graphs are built as they are, expected a "
                 "checkpoint or preset; leave it out"
@@ -195,20 +200,20 @@ def _build_plan(
     plan = Plan.open(path)
     check_source(plan)
     manifest = plan.manifest
-    target = ExportTarget(manifest.precision, backend, None if building.plugins else manifest.lowering, building)
+    target = ExportTarget(manifest.precision, backend, manifest.lowering, building)
     if not target.builds:
         raise UserError(f"--backend: got {backend} with a plan, expected tensorrt or tensorrt-rtx; choose one")
     target.check_backend()
-    check_out(out)
     if out.resolve() == plan.path.resolve():
         raise UserError(f"-o: got {out}, whose graphs are built, expected another name; choose one")
+    check_out(out, force, [plan.path])
     done = Result(str(out), manifest.name, manifest.precision, backend, target.plan_lowering, None)
     if dry_run:
         machine = probe_machine([backend], BUILDING_GPUS)
         require_none(check_plan(plan, backend, building.gpu_arch, machine, out.absolute().parent))
         done.finish(as_json, f"would write {out}: {manifest.name}, {backend}, {manifest.precision}")
         return
-    with new_plan(out) as folder:
+    with new_plan(out, force) as folder:
         with done.stage("build"):
             build_engines(done, plan, {}, target, folder, plan.path)
         done.size_bytes = _size_bytes(folder)
@@ -269,6 +274,10 @@ def _input_errors() -> Iterator[None]:
         yield
     except ModelError as error:
         raise UserError(str(error)) from None
+    except (MemoryError, RuntimeError) as error:  # PyTorch's own is a RuntimeError
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError("memory: got too little for a model of this size, expected more; make it smaller") from None
 
 
 def _size_bytes(folder: Path) -> int:

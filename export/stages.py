@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from videossm.calib.options import PrecisionOptions
 from videossm.export.target import ExportTarget
 from videossm.runtime import Plan
@@ -50,12 +48,12 @@ class Result:
             print_json(vars(self))
             return
         for label, value in self.accuracy.items():
-            click.echo(f"{label:<22} {value}", err=True)
+            say(f"{label:<22} {value}")
         for name, engine in self.engines.items():
-            click.echo(f"{name:<12} {engine['seconds']:6.1f} s {engine['size_bytes'] / 1e6:8.1f} MB", err=True)
+            say(f"{name:<12} {engine['seconds']:6.1f} s {engine['size_bytes'] / 1e6:8.1f} MB")
         if self.commands:
-            click.echo("\n".join([by_hand, *self.commands.values()]), err=True)
-        click.echo(line, err=True)
+            say("\n".join([by_hand, *self.commands.values()]))
+        say(line)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -94,16 +92,16 @@ def verify_graphs(result: Result, plan: Plan, deployment: Deployment, chunks: in
                 "nothing was written: report it, or pass --no-verify"
             )
         if not quiet:
-            click.echo(line, err=True)
+            say(line)
 
 
-def lower_graphs(result: Result, options: PrecisionOptions, fp32: Plan, folder: Path) -> Plan:
+def change_precision(result: Result, options: PrecisionOptions, fp32: Plan, folder: Path) -> Plan:
     """From the fp32 plan the one of the wanted precision, in the empty `folder`."""
     from videossm.calib.pipeline import lower_precision
 
-    lowered = lower_precision(fp32, options, folder, progress, say)
-    result.accuracy = lowered.report.summary if lowered.report else {}
-    return lowered.plan
+    made = lower_precision(fp32, options, folder, progress, say)
+    result.accuracy = made.report.summary if made.report else {}
+    return made.plan
 
 
 def build_engines(

@@ -41,7 +41,7 @@ class ExportTarget:
 
     @property
     def plan_lowering(self) -> str:
-        """That of the plan: with plugins, the memory engine is built of another graph than ONNX Runtime's."""
+        """That of the plan: with plugins, engines with scans are built of other graphs than ONNX Runtime's."""
         if not self.builds:
             return self.graph_lowering
         return self.lowering or ("plugin" if self.building.plugins else "standard")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import DTypeLike
-from torch import Tensor
 
+from videossm.export.example import tensors_in, with_tensors
 from videossm.models.family import Deployment, Engine
-from videossm.runtime.backends import Buffer
+from videossm.runtime.backends import Backend, Buffer
 from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
 from videossm.runtime.manifest import EngineSpec
 
@@ -23,13 +23,13 @@ class TorchPass:
     def __init__(self, engine: Engine, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         self._module = engine.module
         tensors = iter([torch.from_numpy(_array(inputs[name])) for name in engine.inputs])
-        self._arguments = _filled(engine.example, tensors)
+        self._arguments = with_tensors(engine.example, tensors)
         self._outputs = [torch.from_numpy(_array(outputs[name])) for name in engine.outputs]
 
     @torch.no_grad()
     def run(self) -> None:
         # Copies, as a module may give an input back, which the next pass writes to.
-        made = [tensor.clone() for tensor in _flat(self._module(*self._arguments))]
+        made = [tensor.clone() for tensor in tensors_in(self._module(*self._arguments))]
         for target, values in zip(self._outputs, made, strict=True):
             target.copy_(values)
 
@@ -44,7 +44,7 @@ class TorchEngine:
         return TorchPass(self._engine, inputs, outputs)
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Runs the engines of a plan as the modules that they were traced from, on the CPU."""
 
     device = "cpu"
@@ -75,20 +75,3 @@ class TorchBackend:
 def _array(buffer: Buffer) -> Any:
     assert isinstance(buffer, HostBuffer), "buffers of this backend"
     return buffer.array
-
-
-def _filled(example: Any, tensors: Iterator[Tensor]) -> Any:
-    """The structure of `example` with `tensors` in the places of its own, in their order."""
-    if isinstance(example, Tensor):
-        return next(tensors)
-    if isinstance(example, list | tuple):
-        return type(example)(_filled(part, tensors) for part in example)
-    return example
-
-
-def _flat(made: Any) -> Iterator[Tensor]:
-    if isinstance(made, Tensor):
-        yield made
-    else:
-        for part in made:
-            yield from _flat(part)

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import torch
 
+from videossm.export.example import distinct
 from videossm.export.optimize import optimize
 from videossm.export.schemas import custom_translation_table
 from videossm.models.family import Engine, ModelError
@@ -33,7 +34,7 @@ def trace(
         with torch.no_grad(), quiet():
             program = torch.onnx.export(
                 engine.module.eval(),
-                engine.example,
+                distinct(engine.example),
                 dynamo=True,
                 opset_version=opset,
                 input_names=list(engine.inputs),
@@ -43,7 +44,7 @@ def trace(
                 verbose=False,
             )
     except Exception as error:  # torch has no common class of them
-        why = " ".join(str(error).split())[:MOST_REASON]
+        why = _reason(error)
         raise ModelError(f"engine {engine.name}: torch.onnx cannot trace it ({why}); change the module") from error
     assert program is not None  # None is what dynamo=False returns
     optimize(program.model, levels)
@@ -63,6 +64,13 @@ def described(value: onnx.ValueInfoProto) -> dict[str, Any]:
     kind = value.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
     return {"name": value.name, "dtype": str(dtype), "shape": [d.dim_value for d in kind.shape.dim]}
+
+
+def _reason(error: BaseException) -> str:
+    """What torch says, on one line: of its own steps the first cause, which speaks of the module."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MOST_REASON]
 
 
 def _check_names(engine: Engine, model: onnx.ModelProto) -> None:
@@ -94,13 +102,16 @@ def _forget_sources(model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter reports on stdout and warns about packages that nobody asked for."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """The exporter reports on stdout, prints graphs on stderr where it fails, and warns of what nobody asked for."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx", "torch.export")]
+    levels = [logger.level for logger in loggers]
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        said = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -118,7 +120,7 @@ class Precision:
     """What a lower precision may touch.
 
     `kept_engines`: engines that int8 and fp8 leave alone, with the reason. `layers`: the first match counts; a product
-    without one is kept. `fp32_modules`, `fp32_engines`: what fp16 and bf16 leave in fp32, modules by regular expression.
+    without one is kept. `fp32_modules`, regular expressions, and `fp32_engines`: what fp16 and bf16 leave in fp32.
     """
 
     kept_engines: Mapping[str, str] = field(default_factory=dict)
@@ -237,18 +239,59 @@ def _imported(named: str) -> Family:
 
         with captured_scans():
             found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module of the user's own may raise any
         known = ", ".join(FAMILIES)
         raise ModelError(
-            f"--family: got {named}, which cannot be imported ({error}), expected one of {known} or "
+            f"--family: got {named}, which cannot be imported ({_told(error)}), expected one of {known} or "
             "package.module:name; check the name, and that Python finds the module (PYTHONPATH)"
         ) from error
     if isinstance(found, Family):
+        return replace(found, load=_guarded(named, found.load))
+    if not (callable(found) or isinstance(found, Deployment)):
+        raise ModelError(
+            f"--family: got {named}, a {type(found).__name__}, expected a Family, a Deployment or a function; name one"
+        )
+    load = found if callable(found) and _has_parameters(found) else lambda *given: _unchanged(found, *given)
+    return Family(named, (), lambda source: True, _guarded(named, load))
+
+
+def _has_parameters(function: Callable[..., Any]) -> bool:
+    try:
+        return bool(inspect.signature(function).parameters)
+    except ValueError:  # one of Python's own, which does not tell
+        return True
+
+
+def _unchanged(found: Any, source: str, options: Mapping[str, Any], random_weights: bool) -> Any:
+    """A Deployment, or what a function without arguments makes."""
+    for option in [*options, *["random-weights"] * random_weights]:
+        raise ModelError(f"{option}: got it with a Deployment, expected none, as it is exported as it is; leave it out")
+    return found() if callable(found) else found
+
+
+def _guarded(
+    named: str, load: Callable[[str, Mapping[str, Any], bool], Any]
+) -> Callable[[str, Mapping[str, Any], bool], Deployment]:
+    """`load` of the user's own family, which raises ModelError for whatever it raises or wrongly returns."""
+
+    def loaded(source: str, options: Mapping[str, Any], random_weights: bool) -> Deployment:
+        try:
+            found = load(source, options, random_weights)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"--family: {named} failed ({_told(error)}), expected a Deployment from it; mend it"
+            ) from error
+        if not isinstance(found, Deployment):
+            raise ModelError(f"--family: got a {type(found).__name__} from {named}, expected a Deployment; return one")
         return found
-    if isinstance(found, Deployment):
-        return Family(named, (), lambda source: True, lambda source, options, random: found)
-    if callable(found) and not inspect.signature(found).parameters:
-        return Family(named, (), lambda source: True, lambda source, options, random: found())
-    if callable(found):
-        return Family(named, (), lambda source: True, found)
-    raise ModelError(f"--family: got {named}, a {type(found).__name__}, expected a Family, a Deployment or a function")
+
+    return loaded
+
+
+def _told(error: Exception) -> str:
+    """What was raised, and where in the user's own file."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames[1:] else ""
+    return f"{type(error).__name__}: {error}{where}"

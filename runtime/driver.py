@@ -1,4 +1,4 @@
-"""The GPUs of this machine, asked of CUDA's driver: whoever can use a GPU has it, and it takes no other package."""
+"""The GPUs of this machine, by CUDA's driver, which is there wherever a GPU can be used; no package is needed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def is_architecture(text: str) -> bool:
 
 
 def probe_driver(measured: Collection[int] | None = None) -> Driver:
-    """Never raises. `measured`: the devices whose free memory to ask for, None for all: asking takes some of it."""
+    """Never raises. `measured`: the devices whose free memory is asked for, None for all: the question takes some."""
     try:
         library = ctypes.CDLL(_LIBRARY)
     except OSError:
@@ -120,7 +120,7 @@ def _call(library: Any, function: str, *arguments: Any) -> None:
 
 
 def _version() -> str | None:
-    """That of the kernel's module, as 580.65.06."""
+    """The version of the kernel's module, as 580.65.06."""
     try:
         first_line = _MODULE_VERSION.read_text().partition("\n")[0]
     except OSError:

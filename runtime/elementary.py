@@ -1,7 +1,7 @@
 """Logarithm, cosine and sine in float64 that are the same, bit for bit, on every processor.
 
-Those of libraries are not. On a processor with AVX-512 NumPy takes a logarithm of its own, which differs from the C
-library's for 3,520 of a million uniform numbers, and C libraries differ from each other.
+The functions of libraries are not. On a processor with AVX-512 NumPy takes a logarithm of its own, which differs from
+the C library's for 3,520 of a million uniform numbers, and C libraries differ from each other.
 
 Here are sums, products and quotients alone, in the order written down. IEEE 754 fixes the result of each one to the
 last bit, and NumPy computes them one by one. In C++ this needs -ffp-contract=off: a compiler may otherwise make one

@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_SHOWN = 60  # characters of an input that an error repeats
+
+
+def shown(value: object) -> str:
+    """An input as an error repeats it: as Python writes it, so without control characters, and cut if it is long."""
+    text = repr(value[: 2 * _SHOWN] if isinstance(value, str) else value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}.."
+
 
 class UserError(Exception):
     """Wrong input: a command line prints it as one line on stderr and exits with code 2."""
@@ -12,6 +20,14 @@ class UserError(Exception):
 
 class PlanError(UserError):
     """A plan that is missing, damaged, of another version or inconsistent."""
+
+
+class ManifestError(PlanError):
+    """A manifest whose parts do not hold together: `field`, and `problem`, what it got and what was expected."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"manifest.json: {field}: {problem}; export the plan again")
+        self.field, self.problem = field, problem
 
 
 class StateError(UserError):

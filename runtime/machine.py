@@ -23,7 +23,7 @@ _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(frozen=True)
 class Package:
-    """What a backend needs: its `version`, or the `problem` with it."""
+    """A package that a backend needs: its `version`, or the `problem` with it."""
 
     version: str | None = None
     problem: Problem | None = None
@@ -31,7 +31,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Machine:
-    """What is None was not to be found out.
+    """None stands for what could not be found out.
 
     Args:
         packages: the backends that were looked for, and CUDA_BINDINGS.
@@ -63,7 +63,7 @@ def probe_machine(backends: Collection[str] = BACKENDS, measured: Collection[int
     packages = {backend: _package(backend) for backend in backends}
     if look:
         packages[CUDA_BINDINGS] = _imported("cuda.bindings", "pip install cuda-bindings")
-    memory, free = _memory()
+    memory, free = probe_memory()
     return Machine(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
@@ -111,12 +111,12 @@ def _providers() -> tuple[str, ...]:
 
 
 def _cpu_threads() -> int:
-    """Those that this process may use."""
+    """The number of threads that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _memory() -> tuple[int | None, int | None]:
-    """Bytes in all and free, within the container's limit."""
+def probe_memory() -> tuple[int | None, int | None]:
+    """Bytes of the host's memory in all and free, within the container's limit; None where the system does not say."""
     try:
         lines = (line.split() for line in _MEMORY.read_text().splitlines())
         kilobytes = {words[0]: int(words[1]) for words in lines}

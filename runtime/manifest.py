@@ -1,11 +1,12 @@
 """manifest.json as validated models: the whole program of a stream, in closed lists of words.
 
-Unknown fields are refused. That the parts fit together is `contract.py`'s affair.
+Unknown fields are refused. `contract.py` checks that the parts fit together.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ REPORT_FILE = "report.json"
 SAMPLE = ":sample"  # of the window's clean samples in a state file: no state can have that name
 REPORT_FOLDER = "report"  # of its pictures and page; the only folder in a plan
 
+_MOST_FRAMES = 2.0**48  # of a stream; a longer time counts as this
 # A bare file name: no separators, no drive, not hidden, not "..".
 _BARE = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 FileName = Annotated[str, Field(pattern=rf"^{_BARE}$", max_length=200)]
@@ -62,7 +64,7 @@ class TensorSpec(_Part):
 
     @property
     def host_dtype(self) -> np.dtype[Any]:
-        """That of its buffers: NumPy has no bfloat16, so its bits are uint16 there."""
+        """The dtype of its buffers: NumPy has no bfloat16, so its bits are uint16 there."""
         return np.dtype("uint16" if self.dtype == "bfloat16" else self.dtype)
 
     @property
@@ -98,7 +100,7 @@ class State(TensorSpec):
     """What a stream keeps.
 
     `prompt`: written when the prompt changes. `chunk`: written before the passes of each chunk. `ring`: `shape`
-    [B, N, ..] is that of one chunk's part; the committing pass writes it, and it is read whole, as
+    [B, N, ..] is the shape of one chunk's part; the committing pass writes it, and it is read whole, as
     [B, N x window.chunks, ..]. `carry`: read and rewritten; with `per_pass` one copy for each pass.
     `half`: fp16 and bf16 plans may keep it in half precision.
     """
@@ -109,7 +111,10 @@ class State(TensorSpec):
 
 
 class Pass(_Part):
-    """One run of an engine over the sample. `noise`: it draws fresh noise. `commits`: what it writes to states counts."""
+    """One run of an engine over the sample.
+
+    `noise`: fresh noise is drawn for it; without, its engine reads zeros. `commits`: what it writes to states counts.
+    """
 
     engine: Name
     scalars: dict[Name, Annotated[float, Field(ge=-1e30, le=1e30)]]
@@ -145,7 +150,7 @@ class Stream(_Part):
 
     def chunk_at(self, seconds: float) -> int:
         """The first chunk that starts at `seconds` or later."""
-        frames = seconds * self.fps - 1e-6
+        frames = min(seconds * self.fps, _MOST_FRAMES) - 1e-6
         if frames <= 0:
             return 0
         return 1 + max(0, -int(-(frames - self.first_frames) // self.later_frames))
@@ -176,7 +181,7 @@ class Text(_Part):
 
 
 class Layers(_Part):
-    """The layers whose modules match `modules`, a regular expression, stay as they are if a reason to `keep` them is given."""
+    """Layers whose modules match the regular expression `modules`. `keep`: why they stay as they are, null if not."""
 
     modules: Text200
     keep: Text200 | None
@@ -263,19 +268,25 @@ class Manifest(_Part):
         """The engines that run then, in the order of the manifest."""
         return [call.engine for call in self.calls if call.when in when]
 
+    def runs_per_chunk(self) -> Counter[str]:
+        """How often each engine runs in a chunk; calls at a new prompt do not count."""
+        runs = Counter(each.engine for each in self.passes)
+        runs.update(call.engine for call in self.calls if call.when != "prompt")
+        return runs
+
     @cached_property
     def state(self) -> dict[str, State]:
         """The states by name."""
         return {state.name: state for state in self.states}
 
     def whole_shape(self, state: State) -> tuple[int, ...]:
-        """Of a state as engines read it: a ring has the parts of all chunks of the window."""
+        """The shape of a state as engines read it: a ring has the parts of all chunks of the window."""
         if state.kind != "ring" or self.window is None:
             return state.shape
         return (state.shape[0], state.shape[1] * self.window.chunks, *state.shape[2:])
 
     def kept(self) -> dict[str, TensorSpec]:
-        """All that a stream keeps from chunk to chunk but the prompt, by the names of a state file."""
+        """The tensors of a state file, by name: what a stream keeps from chunk to chunk beside the prompt."""
         tensors = []
         rings = [state for state in self.states if state.kind == "ring"]
         for state in rings:

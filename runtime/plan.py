@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from videossm.runtime.contract import check_contract
-from videossm.runtime.errors import PlanError
+from videossm.runtime.errors import ManifestError, PlanError, shown
+from videossm.runtime.graph_file import check_graphs
 from videossm.runtime.manifest import MANIFEST_FILE, REPORT_FOLDER, SCHEMA_VERSION, TOKENIZER_FILE, File, Manifest
+from videossm.runtime.plan_file import read_small, require_regular
 
 _BLOCK_BYTES = 1 << 20
-_MOST_BYTES = 1 << 26  # of a manifest: that of the largest model known has a hundredth
+_MOST_SHOWN = 200  # characters of a manifest's own words in a message
 _NO_DIGITS = "0" * 64
 _END = '"\n}\n'  # of every manifest, after the digits of its checksum
 
@@ -39,6 +43,7 @@ class Plan:
         manifest = _read_manifest(folder)
         for name, file in manifest.files.items():
             _verify_file(folder, name, file.size_bytes, file.sha256)
+        check_graphs(folder, manifest)
         return Plan(folder, manifest)
 
     @property
@@ -60,10 +65,10 @@ class Plan:
 
 
 def write_manifest(directory: Path, values: Mapping[str, Any], hashed: Mapping[str, File] | None = None) -> Plan:
-    """Hashes every file in `directory`, those in folders too, and writes manifest.json. Returns the plan, as if opened.
+    """Hashes all files in `directory`, those in folders too, and writes manifest.json. Returns the plan, as if opened.
 
-    `values` is the whole manifest but for `files` and `checksum`. `hashed`: files by name that have not changed since
-    their hash was taken, so that it need not be taken again. Raises PlanError when the manifest does not hold
+    `values` is the whole manifest; `files` and `checksum` are made anew. `hashed`: files by name that have not changed
+    since their hash was taken, so that it need not be taken again. Raises PlanError when the manifest does not hold
     together; then nothing is written.
     """
     known = hashed or {}
@@ -73,7 +78,8 @@ def write_manifest(directory: Path, values: Mapping[str, Any], hashed: Mapping[s
         if path.is_file() and name != MANIFEST_FILE:
             sha256 = known[name].sha256 if name in known else _sha256(path)
             files[name] = {"sha256": sha256, "size_bytes": path.stat().st_size}
-    text = json.dumps({**values, "files": files, "checksum": _NO_DIGITS}, indent=1) + "\n"
+    others = {name: value for name, value in values.items() if name not in ("files", "checksum")}
+    text = json.dumps({**others, "files": files, "checksum": _NO_DIGITS}, indent=1) + "\n"
     before, after = text[: -len(_NO_DIGITS + _END)].encode(), _END
     content = before + (hashlib.sha256(before).hexdigest() + after).encode()
     manifest = _parse(content)
@@ -90,7 +96,7 @@ def _folder(path: Path) -> Path:
         raise PlanError(
             f"plan: got {path}, which does not exist, expected a folder that videossm-export wrote; check it"
         )
-    if not (path / MANIFEST_FILE).is_file():
+    if not os.path.lexists(path / MANIFEST_FILE):
         raise PlanError(
             f"{MANIFEST_FILE}: missing in {path}, expected a folder that videossm-export wrote; check the path"
         )
@@ -98,32 +104,49 @@ def _folder(path: Path) -> Path:
 
 
 def _read_manifest(folder: Path) -> Manifest:
-    try:
-        size = (folder / MANIFEST_FILE).stat().st_size
-        if size > _MOST_BYTES:
-            raise PlanError(f"{MANIFEST_FILE}: got {size} bytes, expected at most {_MOST_BYTES}; export the plan again")
-        content = (folder / MANIFEST_FILE).read_bytes()
-    except OSError as error:
-        raise PlanError(f"{MANIFEST_FILE}: cannot be read ({error.strerror}); check its permissions") from error
-    return _parse(content)
+    return _parse(read_small(folder, MANIFEST_FILE))
 
 
 def _parse(content: bytes) -> Manifest:
     try:
-        values = json.loads(content)
+        values = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{MANIFEST_FILE}: got no valid JSON ({error}); copy or export the plan again") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
     if isinstance(version, int) and version != SCHEMA_VERSION:
         do = "upgrade videossm" if version > SCHEMA_VERSION else "export the plan again"
         raise PlanError(f"{MANIFEST_FILE}: schema_version: got {version}, expected {SCHEMA_VERSION}; {do}")
-    try:
-        manifest = Manifest.model_validate_json(content)
-    except ValidationError as error:
-        raise PlanError(_first_error(error)) from error
+    manifest = validated(content)
     _check_sum(manifest, content)
     check_contract(manifest)
     return manifest
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers of JSON differ in which of two equal keys they take."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:60]!r} twice in one object")
+    return values
+
+
+def _finite(text: str) -> float:
+    """JSON has no NaN and no infinity, though Python reads them."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]}, which is no finite number")
+    return value
+
+
+def validated(content: bytes) -> Manifest:
+    """The manifest of its JSON, each field by itself. Raises ManifestError."""
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise _first_error(error) from error
 
 
 def _check_sum(manifest: Manifest, content: bytes) -> None:
@@ -137,11 +160,11 @@ def _check_sum(manifest: Manifest, content: bytes) -> None:
         raise PlanError(f"{MANIFEST_FILE}: checksum: got {got}, expected the same; copy or export the plan again")
 
 
-def _first_error(error: ValidationError) -> str:
+def _first_error(error: ValidationError) -> ManifestError:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the whole"
-    got = repr(first["input"])
-    got = got if len(got) <= 60 else got[:57] + "..."
+    field = " ".join(field.split())[:_MOST_SHOWN]
+    got = shown(first["input"])
     if first["type"] == "extra_forbidden":
         why = f"got an unknown field, expected only those of schema version {SCHEMA_VERSION}"
     elif first["type"] == "missing":
@@ -151,14 +174,13 @@ def _first_error(error: ValidationError) -> str:
         why = f"got {got}, expected a bare file name inside the plan{also}"
     else:
         why = f"got {got}, expected: {first['msg']}"
-    return f"{MANIFEST_FILE}: {field}: {why}; export the plan again"
+    return ManifestError(field, why)
 
 
 def _verify_file(folder: Path, name: str, size_bytes: int, sha256: str) -> None:
     path = folder / name
     mend = "copy or export the plan again"
-    if not path.is_file():
-        raise PlanError(f"{name}: missing in {folder}, expected what manifest.json lists in files; {mend}")
+    require_regular(folder, name)
     try:
         size = path.stat().st_size
         if size != size_bytes:

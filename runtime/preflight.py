@@ -1,22 +1,24 @@
-"""Can this machine run a plan? All that stands in the way, found before anything is loaded."""
+"""What keeps this machine from running a plan, found before anything is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from videossm.runtime.backends import device_index
+from videossm.runtime.backends import CONTRIB_SINCE, device_index
 from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.backends.tensorrt.preflight import check_precision
 from videossm.runtime.driver import Gpu, capability
 from videossm.runtime.errors import Problem, require_none
-from videossm.runtime.machine import CUDA_BINDINGS, Machine, check_free, probe_machine
-from videossm.runtime.manifest import REPORT_FOLDER, TOKENIZER_FILE, Manifest, Target, state_read
+from videossm.runtime.machine import CUDA_BINDINGS, Machine, check_free, probe_machine, probe_memory
+from videossm.runtime.manifest import Manifest, Target
 from videossm.runtime.plan import Plan
 from videossm.runtime.processor import expected_of_int8
+from videossm.runtime.program import buffer_bytes
 from videossm.runtime.prompt import check_tokenizer
 
-# Those of ONNX Runtime that run engines on a CUDA device.
+# ONNX Runtime's execution providers that run engines on a CUDA device.
 GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+WEIGHTS_SUFFIX = ".data"  # of a graph's external data, after the graph's own name
 _CPU_PLAN = "for the CPU make a plan by videossm-export ... --backend onnxruntime"
 
 
@@ -33,7 +35,7 @@ def require_run(plan: Plan, device: str | None) -> None:
 def check_run(plan: Plan, machine: Machine, device: str | None = None) -> list[Problem]:
     """What keeps `machine` from running `plan` on `device`, as `require_run`; none if it can.
 
-    Raises BackendError for a device that is none, PlanError for a broken tokenizer.
+    Raises BackendError for an unknown device, PlanError for a broken tokenizer.
     """
     manifest = plan.manifest
     index = _index(manifest, device)
@@ -63,16 +65,27 @@ def remarks(plan: Plan, machine: Machine, device: str | None = None) -> list[str
 
 
 def device_bytes(manifest: Manifest) -> int:
-    """What a rollout needs at least: its files, if no weights are streamed, what it keeps, and every engine's tensors."""
+    """What a rollout needs at least: the files of its engines, if no weights are streamed, and its buffers."""
     streams = manifest.target is not None and manifest.target.weight_streaming
-    files = sum(
-        file.size_bytes
-        for name, file in manifest.files.items()
-        if name != TOKENIZER_FILE and not name.startswith(f"{REPORT_FOLDER}/") and not streams
-    )
-    kept = sum(tensor.size_bytes for tensor in manifest.kept().values())
-    passing = {t.name: t.size_bytes for t in manifest.tensors() if not state_read(getattr(t, "source", "state.x"))}
-    return files + kept + sum(passing.values())
+    engines = manifest.engines.values()
+    files = {engine.file for engine in engines} | {engine.weights for engine in engines if engine.weights}
+    files |= {name for name in manifest.files if name.removesuffix(WEIGHTS_SUFFIX) in files}
+    weights = 0 if streams else sum(manifest.files[name].size_bytes for name in files)
+    return weights + buffer_bytes(manifest)
+
+
+def require_memory(manifest: Manifest, device: str) -> None:
+    """Raises PreflightError where `manifest` asks for more than `device` has, as far as the host can tell.
+
+    A GPU tells it by itself as its memory is taken.
+    """
+    if device == "cpu":
+        require_none(check_memory(manifest, probe_memory()[1]))
+
+
+def check_memory(manifest: Manifest, free_bytes: int | None) -> list[Problem]:
+    """Of the host."""
+    return check_free("memory", device_bytes(manifest), free_bytes, "end other programs, or choose a smaller plan")
 
 
 def _tokenizer(plan: Plan) -> list[Problem]:
@@ -90,6 +103,7 @@ def _on_cpu(manifest: Manifest, machine: Machine) -> Iterator[Problem]:
         yield Problem("device", f"cpu for a plan for {manifest.backend}", "cuda:N", f"leave --device out; {_CPU_PLAN}")
         return
     yield from _package(machine, manifest.backend)
+    yield from _contrib(manifest, machine)
     if any(tensor.dtype == "bfloat16" for tensor in manifest.tensors()):
         yield Problem(
             "device",
@@ -97,7 +111,7 @@ def _on_cpu(manifest: Manifest, machine: Machine) -> Iterator[Problem]:
             "cuda:N, as ONNX Runtime has no such kernels on a CPU",
             "change --device, or export with --precision fp16 or fp32",
         )
-    yield from check_free("memory", device_bytes(manifest), machine.memory_free_bytes, "end other programs")
+    yield from check_memory(manifest, machine.memory_free_bytes)
 
 
 def _on_gpu(manifest: Manifest, machine: Machine, index: int) -> Iterator[Problem]:
@@ -105,7 +119,11 @@ def _on_gpu(manifest: Manifest, machine: Machine, index: int) -> Iterator[Proble
     yield from _package(machine, backend)
     yield from _package(machine, CUDA_BINDINGS)
     yield from _driver(machine)
-    yield from (_version(manifest, machine) if backend in MODULES else _providers(machine))
+    if backend in MODULES:
+        yield from _version(manifest, machine)
+    else:
+        yield from _contrib(manifest, machine)
+        yield from _providers(machine)
     if index >= len(machine.gpus):
         have = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in machine.gpus)
         yield Problem("device", f"cuda:{index}", f"one of {have}", "change --device")
@@ -125,6 +143,13 @@ def _package(machine: Machine, name: str) -> Iterator[Problem]:
     problem = machine.packages[name].problem
     if problem is not None:
         yield problem
+
+
+def _contrib(manifest: Manifest, machine: Machine) -> Iterator[Problem]:
+    here = machine.packages["onnxruntime"].version
+    if manifest.lowering == "contrib" and here is not None and _numbers(here) < _numbers(CONTRIB_SINCE):
+        expected = f"{CONTRIB_SINCE} or later for a plan of lowering contrib"
+        yield Problem("onnxruntime", f"version {here}", expected, "upgrade it, or export with --lowering standard")
 
 
 def _providers(machine: Machine) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ _INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Processor:
-    """`name`: as the system calls it; `features`: those of FEATURES that it has, as far as the system tells."""
+    """`name`: as the system calls it. `features`: what the system lists of FEATURES."""
 
     name: str = ""
     features: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ _CONTROLS = ("window.slot_position", "window.frame_position", "window.rho", "tex
 
 
 class _Carry:
-    """What one writer rewrites: two sets of buffers, by state, of which one is read and the other written."""
+    """States that move on together: two sets of buffers, by state, of which one is read and the other written."""
 
     def __init__(self, backend: Backend, states: Iterable[State]) -> None:
         states = list(states)
@@ -63,12 +63,12 @@ class Program:
 
     @property
     def takes_samples(self) -> bool:
-        """Can a clean sample go on as if the passes had made it? Not where each pass keeps a state of its own."""
+        """Whether a clean sample can take the place of the passes: not where each of them keeps a state of its own."""
         return not self._of_pass
 
     @property
     def recommits(self) -> bool:
-        """Does a new prompt change what lies in the window?"""
+        """Whether a new prompt changes what lies in the window."""
         return self._commits and bool(self._ring) and self._manifest.text is not None
 
     def encode_prompt(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> None:
@@ -115,7 +115,7 @@ class Program:
             self._committing.swap()
 
     def recommit(self, chunk_slot: int) -> None:
-        """The clean sample in the chunk slot through the committing pass once more: its ring states take their place."""
+        """Runs the committing pass again on the clean sample in the chunk slot, where what it writes is kept."""
         self._backend.copy([(self._chunk_slots[chunk_slot][SAMPLE], self._samples[self._side_of(self._last)])])
         self._run([self._passes[self._last]])
         self.store(chunk_slot)
@@ -146,7 +146,7 @@ class Program:
         return {name: watch.seconds() for name, watch in self._watches.items()}
 
     def state(self) -> _Buffers:
-        """All that the next chunk depends on, but for the prompt, by the names of a state file."""
+        """All that the next chunk depends on beside the prompt, by the names of a state file."""
         carried = {name: buffer for carry in self._carries for name, buffer in carry.current.items()}
         for index, carry in enumerate(self._of_pass):
             carried |= {f"{name}@{index}": buffer for name, buffer in carry.current.items()}
@@ -181,6 +181,9 @@ class Program:
         sample = manifest.sample
         read = {tensor.source: tensor for engine in manifest.engines.values() for tensor in engine.inputs}
         self._controls = {s: backend.buffer(read[s].shape, read[s].host_dtype) for s in _CONTROLS if s in read}
+        self._no_noise = {}  # zeros for passes that draw none, whatever was drawn before
+        if "noise" in read and not all(each.noise for each in manifest.passes):
+            self._no_noise["noise"] = backend.buffer(sample.shape, sample.host_dtype)
         self._scalars = [self._scalars_of(each.scalars) for each in manifest.passes]
         self._samples = [backend.buffer(sample.shape, sample.host_dtype) for _ in range(2)]
         self._clean = self._samples[self._side_of(self._last + 1)]
@@ -287,6 +290,8 @@ class Program:
         found["clean"] = self._clean
         if index is not None:
             found["sample"] = self._samples[self._side_of(index)]
+            if not self._manifest.passes[index].noise:
+                found |= self._no_noise
             found |= {f"pass.{name}": buffer for name, buffer in self._scalars[index].items()}
         return found
 
@@ -296,6 +301,24 @@ class Program:
         if index is not None:
             found["sample"] = self._samples[1 - self._side_of(index)]
         return found
+
+
+def buffer_bytes(manifest: Manifest) -> int:
+    """What the buffers of one rollout take, without the copies of evicted parts that lie in several pieces."""
+    sources = {tensor.source: tensor for engine in manifest.engines.values() for tensor in engine.inputs}
+    controls = sum(sources[name].size_bytes for name in _CONTROLS if name in sources)
+    sample, stream = manifest.sample.size_bytes, manifest.stream
+    zeros = sample if "noise" in sources and not all(each.noise for each in manifest.passes) else 0
+    scalars = 4 * sum(len(each.scalars) for each in manifest.passes)
+    pixels = 3 * stream.batch * stream.height * stream.width
+    frames = pixels * sum({stream.first_frames, stream.later_frames})
+    kept = manifest.kept()
+    rewritten = [state.name for state in manifest.states if state.kind == "carry"]
+    doubled = sum(tensor.size_bytes for name, tensor in kept.items() if name.partition("@")[0] in rewritten)
+    written = sum(state.size_bytes for state in manifest.states if state.kind != "carry")
+    return (
+        controls + zeros + scalars + 2 * sample + frames + sum(t.size_bytes for t in kept.values()) + doubled + written
+    )
 
 
 def _writes(manifest: Manifest, engine: str, target: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videossm.runtime.errors import PlanError, Problem, PromptError
+from videossm.runtime.errors import PlanError, Problem, PromptError, shown
 from videossm.runtime.manifest import Text
+from videossm.runtime.plan_file import read_small
 from videossm.runtime.wordlevel import WordLevelTokenizer, read_word_level
 
 _WORDS_SHOWN = 64
+_MOST_CHARACTERS = 20_000  # of a prompt: a tokenizer's regular expressions can take long for each one
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """One for each stream of the batch, with what the tokenizer makes of them, [B, L] int64."""
+
+    texts: list[str]
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+
+    def equal(self, other: EncodedPrompts | None) -> bool:
+        """Whether it is the same to the model, however it is spelt."""
+        return other is not None and np.array_equal(self.ids, other.ids) and np.array_equal(self.mask, other.mask)
 
 
 class PromptTokenizer:
@@ -49,6 +65,10 @@ class PromptTokenizer:
     def _ids(self, prompt: str) -> list[int]:
         if not prompt.strip():
             raise PromptError("prompt: got an empty text, expected words; describe the video")
+        if not _is_unicode(prompt):
+            raise PromptError(f"prompt: got {shown(prompt)}, which is no UTF-8, expected a text; write it in UTF-8")
+        if len(prompt) > _MOST_CHARACTERS:
+            raise PromptError(f"prompt: got {len(prompt)} characters, expected at most {_MOST_CHARACTERS}; shorten it")
         tokens = list(self._tokenizer.tokens(prompt))
         if self._closed:
             for token, start, stop in tokens:
@@ -61,8 +81,8 @@ class PromptTokenizer:
 
     def _unknown(self, word: str) -> str:
         words = self.words()
-        shown = " ".join(words[:_WORDS_SHOWN]) + (" .." if len(words) > _WORDS_SHOWN else "")
-        return f"prompt: got the unknown word {word!r}, expected words among: {shown}; replace it"
+        known = " ".join(words[:_WORDS_SHOWN]) + (" .." if len(words) > _WORDS_SHOWN else "")
+        return f"prompt: got the unknown word {shown(word)}, expected words among: {known}; replace it"
 
 
 class _PackageTokenizer:
@@ -87,7 +107,15 @@ class _PackageTokenizer:
         return self._tokenizer.get_vocab(with_added_tokens=False)
 
     def tokens(self, prompt: str) -> Iterable[tuple[int, int, int]]:
-        encoding = self._tokenizer.encode(prompt)
+        try:
+            encoding = self._tokenizer.encode(prompt)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # bare Exception; and where Rust panics one that is not even that
+            raise PromptError(
+                f"prompt: got one that tokenizer.json cannot express ({error}), expected another; "
+                "use other words, or export the plan again"
+            ) from error
         for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
             yield token, start, stop
 
@@ -116,10 +144,19 @@ def _open(file: Path) -> WordLevelTokenizer | _PackageTokenizer:
 def _read(file: Path) -> tuple[str, Any]:
     """The text of `file`, and the same parsed."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_small(file.parent, file.name).decode("utf-8")
         return text, json.loads(text)
-    except (OSError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise _no_tokenizer(file, error) from error
+
+
+def _is_unicode(text: str) -> bool:
+    """False for bytes of a command line that were no UTF-8, which Python keeps as halves of characters."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _no_tokenizer(file: Path, error: Exception) -> PlanError:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-import operator
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -17,40 +15,20 @@ from numpy.typing import NDArray
 from videossm.runtime.backends import Backend, DeviceUsage, open_backend
 from videossm.runtime.chunk import Chunk
 from videossm.runtime.errors import PromptError, StateError, UserError
-from videossm.runtime.noise import noise
+from videossm.runtime.noise import noise, stream_seeds
 from videossm.runtime.plan import Plan
+from videossm.runtime.preflight import require_memory
 from videossm.runtime.program import Program
-from videossm.runtime.prompt import PromptTokenizer
-from videossm.runtime.state import StateHeader, check_tensors, load_state, save_state
+from videossm.runtime.prompt import EncodedPrompts, PromptTokenizer
+from videossm.runtime.state import Snapshot, StateHeader, check_header, check_tensors, load_state, save_state
 from videossm.runtime.window import Ring
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All that the next chunk depends on, copied to the host; of use to any rollout of a plan with the same state."""
-
-    header: StateHeader
-    tensors: dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class _Prompts:
-    """One for each stream of the batch, with what the tokenizer makes of them, [B, L] int64."""
-
-    texts: list[str]
-    ids: NDArray[np.int64]
-    mask: NDArray[np.int64]
-
-    def equal(self, other: _Prompts | None) -> bool:
-        """Is it the same to the model, however it is spelt?"""
-        return other is not None and np.array_equal(self.ids, other.ids) and np.array_equal(self.mask, other.mask)
 
 
 class Rollout:
     """An iterator over the chunks of a video: `for chunk in Rollout(plan, prompt)`. A clip ends, a stream does not.
 
-    One thread iterates, saves and forks; `cancel` and `set_prompt` may be called from any other. An exception
-    that cuts a change of the state in two makes it refuse to go on (StateError). Closed by `with` or `close`.
+    One thread iterates, saves and forks; `cancel` and `set_prompt` may be called from any other. After an exception in
+    the middle of a change of the state it refuses to go on (StateError). Closed by `with` or `close`.
     """
 
     def __init__(
@@ -67,28 +45,34 @@ class Rollout:
 
         A plan without text takes no prompt. `device`, `threads`, `provider`: see `open_backend`. `backend`: an open
         one, in place of the plan's own; it stays open when the rollout is closed.
-        Raises PromptError, BackendError or, for a seed, UserError.
+        Raises PromptError, BackendError, PreflightError for too little memory or, for a seed, UserError.
         """
         manifest = plan.manifest
         self.plan = plan
-        self.seeds = _seeds(seed, manifest.stream.batch)
+        self.seeds = stream_seeds(seed, manifest.stream.batch)
         self._tokenizer = PromptTokenizer(plan.tokenizer_file, manifest.text) if manifest.text else None
         self._lock = threading.Lock()  # around the pending prompts
-        self._pending: _Prompts | None = None
-        self._prompts: _Prompts | None = None  # in force
+        self._pending: EncodedPrompts | None = None
+        self._prompts: EncodedPrompts | None = None  # in force
         if prompt is not None or manifest.text:
             self.set_prompt(() if prompt is None else prompt)  # before the engines load: a wrong one is told at once
-        self._owned = None if backend else open_backend(manifest, device, threads, provider)
-        self._backend: Backend = backend or self._owned  # type: ignore[assignment]
-        engines = {
-            name: self._backend.load(name, spec, plan.path / spec.file) for name, spec in manifest.engines.items()
-        }
-        self._program = Program(manifest, self._backend, engines)
         self._ring = Ring(manifest.window) if manifest.window else None
         self._chunk = 0
         self._torn = False  # the buffers lie between two chunks
-        self._made = False  # a chunk, since the start or the last restore
+        self._made = False  # the buffers hold the sample of the last chunk
         self._cancelled = threading.Event()
+        self._closed = threading.Event()  # of this rollout and all its forks
+        self._owned = None if backend else open_backend(manifest, device, threads, provider)
+        self._backend: Backend = backend or self._owned  # type: ignore[assignment]
+        try:
+            require_memory(manifest, self._backend.device)
+            engines = {
+                name: self._backend.load(name, spec, plan.path / spec.file) for name, spec in manifest.engines.items()
+            }
+            self._program = Program(manifest, self._backend, engines)
+        except BaseException:
+            self.close()
+            raise
 
     def __iter__(self) -> Rollout:
         return self
@@ -100,15 +84,16 @@ class Rollout:
         self.close()
 
     def close(self) -> None:
-        """Gives back what the rollout took of the device; forks of it end with it. Chunks keep their frames."""
+        """Gives back what the rollout took of the device, and ends its forks. Frames that were read stay."""
         if self._owned is not None:
+            self._closed.set()
             self._owned.close()
 
     def __next__(self) -> Chunk:
         """The next chunk, queued. After `cancel` it stops once; the call after that makes the same chunk anew."""
         self._check_whole()
         self._stop_if_cancelled()
-        if self._chunk == self.plan.manifest.stream.chunks:
+        if self._ended:
             raise StopIteration
         self._switch_prompt()
         self._denoise()
@@ -145,6 +130,8 @@ class Rollout:
         Raises UserError for another shape, and for a plan whose passes each keep a state.
         """
         self._check_whole()
+        if self._ended:
+            raise UserError(f"sample: got one after the {self._chunk} chunks of the clip, expected none; start another")
         if not self._program.takes_samples:
             raise UserError("sample: got one for a plan whose passes keep states, expected none; make the chunk")
         if sample.shape != self._program.sample_shape:
@@ -169,7 +156,10 @@ class Rollout:
 
     @property
     def sample(self) -> NDArray[Any]:
-        """The clean sample [B, ..] of the last chunk, a copy. Raises StateError where none was made yet."""
+        """The clean sample [B, ..] of the chunk that was made last, a copy.
+
+        Raises StateError where the buffers hold none: before the first chunk, after a restore or a cancelled chunk.
+        """
         self._check_whole()
         if not self._made:
             raise StateError("rollout: got no chunk yet, expected one; call next(rollout) first")
@@ -198,7 +188,7 @@ class Rollout:
         batch = self.plan.manifest.stream.batch
         if len(prompts) != batch:
             raise PromptError(f"prompt: got {len(prompts)}, expected {batch}, the plan's batch; add or drop some")
-        encoded = _Prompts(prompts, *self._tokenizer.encode(prompts))
+        encoded = EncodedPrompts(prompts, *self._tokenizer.encode(prompts))
         with self._lock:
             self._pending = encoded
 
@@ -209,7 +199,8 @@ class Rollout:
     def snapshot(self) -> Snapshot:
         """The state of the stream as it is now."""
         self._check_whole()
-        prompts, pending = self._prompts, self._pending
+        with self._lock:
+            prompts, pending = self._prompts, self._pending
         header = StateHeader(
             prompts=prompts.texts if prompts else [],
             next_prompts=pending.texts if pending else None,
@@ -243,7 +234,11 @@ class Rollout:
         header, tensors = load_state(path, plan.manifest)
         prompts = header.next_prompts or header.prompts or None
         rollout = cls(plan, prompts, header.seeds, device, threads, provider=provider)
-        rollout._restore(f"state: {path}", Snapshot(header, tensors))
+        try:
+            rollout._restore(f"state: {path}", Snapshot(header, tensors))
+        except BaseException:
+            rollout.close()
+            raise
         return rollout
 
     def fork(self) -> Rollout:
@@ -257,10 +252,12 @@ class Rollout:
         return other
 
     def _restore(self, where: str, snapshot: Snapshot) -> None:
+        self._check_open()
         header, buffers = snapshot.header, self._program.state()
+        check_header(where, header, self.plan.manifest)
         check_tensors(where, snapshot.tensors, {name: (b.shape, b.dtype) for name, b in buffers.items()})
         following, prompts = (
-            _Prompts(texts, *self._tokenizer.encode(texts)) if texts and self._tokenizer else None
+            EncodedPrompts(texts, *self._tokenizer.encode(texts)) if texts and self._tokenizer else None
             for texts in (header.next_prompts, header.prompts)
         )
         self._torn = True
@@ -287,7 +284,7 @@ class Rollout:
             self._recommit()
         self._torn = False
 
-    def _encode(self, prompts: _Prompts) -> None:
+    def _encode(self, prompts: EncodedPrompts) -> None:
         self._program.encode_prompt(prompts.ids, prompts.mask)
         self._prompts = prompts
 
@@ -301,6 +298,7 @@ class Rollout:
 
     def _denoise(self) -> None:
         """From noise to the clean sample. Raises StopIteration when cancelled."""
+        self._made = False
         self._prepare(self._chunk)
         self._program.start(self._noise(0))
         for index, each in enumerate(self.plan.manifest.passes):
@@ -338,7 +336,17 @@ class Rollout:
         shape = self._program.sample_shape[1:]
         return np.stack([noise(seed, self._chunk, draw, shape) for seed in self.seeds])
 
+    @property
+    def _ended(self) -> bool:
+        """Whether the clip is over."""
+        return self._chunk == self.plan.manifest.stream.chunks
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise StateError("rollout: got a closed one, expected an open one; make another, or resume a saved state")
+
     def _check_whole(self) -> None:
+        self._check_open()
         if self._torn:
             raise StateError(
                 "rollout: interrupted within a chunk, whose state is lost, expected a whole one; "
@@ -349,19 +357,3 @@ class Rollout:
         if self._cancelled.is_set():
             self._cancelled.clear()
             raise StopIteration
-
-
-def _seeds(seed: SupportsIndex | Sequence[SupportsIndex], batch: int) -> list[int]:
-    try:
-        if isinstance(seed, Iterable):
-            seeds = [operator.index(value) for value in seed]
-        else:
-            seeds = [operator.index(seed) + stream for stream in range(batch)]
-    except TypeError as error:
-        raise UserError(f"seed: got {seed!r}, expected whole numbers; choose others") from error
-    if len(seeds) != batch:
-        raise UserError(f"seed: got {len(seeds)}, expected {batch}, the plan's batch; add or drop some")
-    for value in seeds:
-        if not 0 <= value < 1 << 64:
-            raise UserError(f"seed: got {value}, expected 0 or more and less than 2**64; choose another")
-    return seeds

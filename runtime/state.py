@@ -1,15 +1,14 @@
-"""A rollout's state on disk: one safetensors file, with what it belongs to in its metadata.
+"""A rollout's state on disk: one safetensors file; its metadata says which stream it is of.
 
-Written to a temporary file beside it and renamed, so a file of that name is always whole.
+The file is written under a temporary name and then renamed, so a file of its own name is always whole.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import struct
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from videossm.runtime.errors import StateError
 from videossm.runtime.manifest import Manifest, TensorSpec
+from videossm.runtime.output_file import check_output_file, replacing
 
 FORMAT = "videossm-state"
 FORMAT_VERSION = "2"
+_MOST_SHOWN = 200  # characters of a file's own words in a message
 _CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32", "uint8": "U8"}
 
 # As text: numbers beyond 2^53 are not safe in JSON.
@@ -50,21 +51,23 @@ class StateHeader(BaseModel):
     chunk: Annotated[int, Field(ge=0, lt=2**48)]  # the one to make next
 
 
-def check_state_path(path: str | Path) -> None:
-    """Raises StateError, before any work is done, when no state could be written to `path`."""
-    path = _file_path(path)
-    if not path.parent.is_dir():
-        raise StateError(f"state: got {path}, expected a folder that exists; create {path.parent}")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise StateError(f"state: cannot write {path} ({error.strerror}); choose a folder that is writable") from error
+@dataclass(frozen=True)
+class Snapshot:
+    """What the next chunk depends on, copied to the host, for any rollout whose plan has the same states and dtypes."""
+
+    header: StateHeader
+    tensors: dict[str, NDArray[Any]]
+
+
+def check_state_path(path: str | Path, inputs: Iterable[Path] = ()) -> None:
+    """Raises StateError, before any work is done, when no state could be written to `path`, or it is in `inputs`."""
+    check_output_file("state", Path(path), inputs, StateError)
 
 
 def save_state(path: str | Path, manifest: Manifest, header: StateHeader, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Writes `path` whole or not at all. Raises StateError when it cannot be written."""
-    path = _file_path(path)
+    path = Path(path)
+    check_output_file("state", path, error=StateError)
     written = _Written(
         prompts=header.prompts,
         next_prompts=header.next_prompts,
@@ -78,17 +81,12 @@ def save_state(path: str | Path, manifest: Manifest, header: StateHeader, tensor
         "plan_name": manifest.name,
         "rollout": written.model_dump_json(),
     }
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        _write(temporary, metadata, manifest.kept(), tensors)
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with replacing(path) as temporary:
+            _write(temporary, metadata, manifest.kept(), tensors)
     except OSError as error:
         why = error.strerror
         raise StateError(f"state: cannot write {path} ({why}); choose a folder that exists and has room") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[str, NDArray[Any]]]:
@@ -101,7 +99,7 @@ def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[
     path, kept = Path(path), manifest.kept()
     if not path.is_file():
         raise StateError(f"state: got {path}, which is no file, expected one that --save-state wrote; check the path")
-    # Floats may be of twice the size; what is larger is none of this plan, and is not read.
+    # Floats may be twice as wide as the plan's; a larger file is not a state of this plan, and is not read.
     most = 2 * sum(tensor.size_bytes for tensor in kept.values()) + (1 << 24)
     try:
         if path.stat().st_size > most:
@@ -112,33 +110,41 @@ def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[
             header = _read_header(path, manifest, file.metadata() or {})
         found = dict(deserialize(path.read_bytes()))
     except (SafetensorError, OSError) as error:
-        raise StateError(f"state: got {path} truncated or damaged ({error}); resume from another one") from error
+        raise StateError(
+            f"state: got {path} truncated or damaged ({_shown(error)}); resume from another one"
+        ) from error
     for name in sorted(kept.keys() ^ found.keys()):
         got, expected = ("none", "one") if name in kept else ("one", "none")
-        raise StateError(f"state: {path}: tensor {name}: got {got}, expected {expected}; resume from another one")
+        what = f"state: {path}: tensor {_shown(name)}"
+        raise StateError(f"{what}: got {got}, expected {expected}; resume from another one")
     return header, {name: _converted(path, spec, found[name], header.chunk) for name, spec in kept.items()}
 
 
 def _converted(path: Path, spec: TensorSpec, found: Mapping[str, Any], chunk: int) -> NDArray[Any]:
     """What the file holds of a tensor, in the plan's dtype (bfloat16 as its bits)."""
     where, code, shape = f"state: {path}: tensor {spec.name}", found["dtype"], tuple(found["shape"])
+    again = "resume from another one"
     if shape != spec.shape:
-        raise StateError(f"{where}: got shape {shape}, expected {spec.shape}; resume from another one")
+        raise StateError(f"{where}: got shape {shape}, expected {spec.shape}; {again}")
     floats = ("F32", "F16", "BF16")
     expected = _CODES[spec.dtype]
     if code != expected and not (code in floats and expected in floats):
-        raise StateError(f"{where}: got {code}, expected {expected}; resume from another one")
+        raise StateError(f"{where}: got {code}, expected {expected}; {again}")
     dtype = next(name for name, known in _CODES.items() if known == code)
     host = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
     values = np.frombuffer(bytes(found["data"]), host).reshape(shape).astype(host.newbyteorder("="))
-    if code in floats:
-        wide = _as_float32(values, dtype)
-        if not np.isfinite(wide).all():
-            raise StateError(f"{where}: got a value that is not finite, expected numbers; resume from another one")
-        if chunk == 0 and wide.any():
-            raise StateError(f"{where}: got values before the first chunk, expected zeros; resume from another one")
-        return values if dtype == spec.dtype else _from_float32(wide, spec.dtype)
-    return values
+    wide = _as_float32(values, dtype) if code in floats else values
+    if not np.isfinite(wide).all():
+        raise StateError(f"{where}: got a value that is not finite, expected numbers; {again}")
+    if chunk == 0 and wide.any():
+        raise StateError(f"{where}: got values before the first chunk, expected zeros; {again}")
+    if dtype == spec.dtype:
+        return values
+    narrow = _from_float32(wide, spec.dtype)
+    if not np.isfinite(_as_float32(narrow, spec.dtype)).all():
+        largest = np.abs(wide).max()
+        raise StateError(f"{where}: got {largest:g}, expected what {spec.dtype} can hold; resume with a plan in fp32")
+    return narrow
 
 
 def _as_float32(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
@@ -188,21 +194,15 @@ def check_tensors(
             raise StateError(f"{where}: tensor {name}: got {got}, expected {want}; resume from another one")
 
 
-def _file_path(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.name or path.is_dir():
-        raise StateError(f"state: got {str(path)!r}, which is a folder, expected a file; add a name")
-    return path
-
-
 def _read_header(path: Path, manifest: Manifest, metadata: Mapping[str, str]) -> StateHeader:
     if metadata.get("format") != FORMAT:
         raise StateError(f"state: got {path}, a safetensors file of something else, expected what --save-state wrote")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
-        raise StateError(f"state: {path}: format_version: got {version}, expected {FORMAT_VERSION}; save it again")
+        got = _shown(version)
+        raise StateError(f"state: {path}: format_version: got {got}, expected {FORMAT_VERSION}; save it again")
     if metadata.get("stream_identity") != manifest.stream_identity:
-        got = f"one of {metadata.get('plan_name')!r} ({str(metadata.get('stream_identity'))[:12]})"
+        got = f"one of {_shown(metadata.get('plan_name'))!r} ({_shown(metadata.get('stream_identity'))[:12]})"
         mine = f"one of {manifest.name!r} ({manifest.stream_identity[:12]})"
         raise StateError(
             f"state: {path}: stream_identity: got {got}, expected {mine}; resume with a plan of that model"
@@ -217,12 +217,18 @@ def _read_header(path: Path, manifest: Manifest, metadata: Mapping[str, str]) ->
         )
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(["rollout", *map(str, first["loc"])])
-        message = f"got {str(first['input'])[:60]!r}, expected: {first['msg']}"
+        field = _shown(".".join(["rollout", *map(str, first["loc"])]))
+        message = f"got {_shown(first['input'])!r}, expected: {_shown(first['msg'])}"
         raise StateError(f"state: {path}: metadata: {field}: {message}; resume from another one") from error
+    check_header(f"state: {path}: metadata", header, manifest)
+    return header
+
+
+def check_header(where: str, header: StateHeader, manifest: Manifest) -> None:
+    """Raises StateError unless prompts and seeds are as many as the batch has streams, and the clip goes that far."""
     batch = manifest.stream.batch
     prompts = 0 if manifest.text is None else batch
-    started = bool(header.chunk) or header.next_prompts is None  # else there is none in force yet
+    started = bool(header.chunk) or header.next_prompts is None  # before the first chunk no prompt is in force
     for field, values, expected in (
         ("prompts", header.prompts, {prompts} if started else {prompts, 0}),
         ("next_prompts", header.next_prompts, {prompts}),
@@ -230,16 +236,13 @@ def _read_header(path: Path, manifest: Manifest, metadata: Mapping[str, str]) ->
     ):
         if values is not None and len(values) not in expected:
             message = f"got {len(values)}, expected {max(expected)}, for the plan's batch of {batch}"
-            raise StateError(f"state: {path}: metadata: rollout.{field}: {message}; resume from another one")
+            raise StateError(f"{where}: rollout.{field}: {message}; resume from another one")
     if manifest.stream.chunks is not None and header.chunk > manifest.stream.chunks:
         message = f"got {header.chunk}, expected at most {manifest.stream.chunks}, the clip's chunks"
-        raise StateError(f"state: {path}: metadata: rollout.chunk: {message}; resume from another one")
-    return header
+        raise StateError(f"{where}: rollout.chunk: {message}; resume from another one")
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _shown(value: object) -> str:
+    """What a file says, as a part of one line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + ".."

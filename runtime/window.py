@@ -33,13 +33,13 @@ class Ring:
         return [*range(self.window.sink), *range(chunk - self.window.chunks + self.window.sink, chunk)]
 
     def evicts(self, chunk: int) -> bool:
-        """Does committing `chunk` push another out of its slot?"""
+        """Whether `chunk` takes the slot of another one."""
         return chunk >= self.window.chunks
 
     def positions(self, chunk: int, visible: Sequence[int]) -> tuple[list[int], list[int]]:
         """(position of every slot's frame, EMPTY where nothing is; positions of this chunk's frames).
 
-        `visible` are the chunks that count as present, in video order.
+        `visible`: the chunks of the window that `chunk` sees, in video order.
         """
         size, absolute = self.window.chunk_frames, self.window.positions == "absolute"
         slots = [EMPTY] * (self.window.chunks * size)

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from videossm.models.shapes.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("models", "export", "calib", "plugins_trt", "runtime")
+FOLDERS = ("models", "export", "calib", "plugins_trt", "runtime", "commands")
 COMMANDS = {f"videossm-{name}" for name in ("bench", "calibrate", "compare", "doctor", "export", "inspect", "run")}
 WEIGHTS_BYTES = 16e6  # what git may hold
 LIMIT_BYTES = 300 * 2**20
@@ -160,8 +160,10 @@ def test_the_base_install_reads_the_tokenizer_of_shapes(base_python: Path, tmp_p
     build_tokenizer().save(str(tmp_path / "tokenizer.json"))
     script = f"""
 from pathlib import Path
+from videossm.runtime.manifest import Text
 from videossm.runtime.prompt import PromptTokenizer
-print(PromptTokenizer(Path({str(tmp_path / "tokenizer.json")!r}), 4).encode(["A red CIRCLE"])[0].tolist())
+text = Text(length=4, padding_id=0, unknown="refuse", examples=())
+print(PromptTokenizer(Path({str(tmp_path / "tokenizer.json")!r}), text).encode(["A red CIRCLE"])[0].tolist())
 """
     done = run(base_python, "-c", script, cwd=base_python.parent)
     assert done.returncode == 0, done.stderr

@@ -11,8 +11,9 @@ import click
 from videossm.calib.cli.options import calibration_options
 from videossm.calib.options import QUANTISED, CalibrationOptions
 from videossm.calib.packages import export_packages
-from videossm.runtime.cli import Command, print_json, progress
+from videossm.runtime.cli import Command, print_json, progress, say
 from videossm.runtime.errors import UserError
+from videossm.runtime.output_file import check_output_file
 from videossm.runtime.plan import Plan
 
 if TYPE_CHECKING:  # imports NumPy: --help does without
@@ -30,15 +31,15 @@ def calibrate(plan: str, out: Path, precision: str, calibrating: CalibrationOpti
     if precision not in QUANTISED:
         raise UserError(f"--precision: got {precision}, expected one of {', '.join(QUANTISED)}; choose one")
     calibrating.check(precision)
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"-o: got {out}, whose folder does not exist, expected one that does; make it first")
-    if out.is_dir():
-        raise UserError(f"-o: got {out}, which is a folder, expected a file or a new name; choose another")
     opened = Plan.open(plan)
+    prompts = calibrating.calibration_prompts
+    check_output_file("-o", out, [opened.path, *([prompts] if prompts else [])])
     with export_packages("calibrate"):
         from videossm.calib.calibrate import calibrate as record
         from videossm.calib.calibrate import recorded_chunks, settings_for
         from videossm.calib.memory import check_memory
+        from videossm.calib.plans import check_source
+    check_source(opened)
     settings = settings_for(opened, calibrating)
     check_memory(opened)
     started = time.perf_counter()
@@ -52,7 +53,7 @@ def calibrate(plan: str, out: Path, precision: str, calibrating: CalibrationOpti
         values = {"calibration": str(out), "precision": precision, "tensors": tensors, "seconds": seconds}
         print_json({**values, "rollouts": len(settings.seeds), "chunks": settings.chunks})
     else:
-        click.echo(f"{out}: scales of {tensors} tensors, {precision}, in {seconds:.0f} s", err=True)
+        say(f"{out}: scales of {tensors} tensors, {precision}, in {seconds:.0f} s")
 
 
 if __name__ == "__main__":

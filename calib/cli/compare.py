@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -9,6 +10,8 @@ import click
 from videossm.calib.packages import export_packages
 from videossm.runtime.cli import Command, print_json, print_text, progress, say
 from videossm.runtime.errors import UserError
+from videossm.runtime.manifest import REPORT_FILE, REPORT_FOLDER
+from videossm.runtime.output_file import check_output_file, check_output_folder
 from videossm.runtime.plan import Plan
 
 
@@ -36,16 +39,15 @@ def compare(a: str, b: str, out: Path, chunks: int, evaluation: bool, as_json: b
     """Rolls plans A and B out side by side and makes the full report on what B costs against A."""
     if chunks < 2:
         raise UserError(f"--chunks: got {chunks}, expected 2 or more; change it")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"-o: got {out}, whose folder does not exist, expected one that does; make it first")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"-o: got {out}, which is a file, expected a folder or a new name; choose another")
     first, second = Plan.open(a), Plan.open(b)
+    _check_out(out, [first.path, second.path])
     with export_packages("compare"):
         from videossm.calib.assess import Origin, full_report, report_inputs
         from videossm.calib.memory import check_memory
+        from videossm.calib.plans import require_graphs
         from videossm.calib.report import write_report
     for plan in (first, second):
+        require_graphs(plan)
         check_memory(plan)
     report = full_report(first, second, report_inputs(first, chunks), Origin(), progress, say, evaluation)
     try:
@@ -57,6 +59,16 @@ def compare(a: str, b: str, out: Path, chunks: int, evaluation: bool, as_json: b
         print_json(report.to_dict())
     else:
         print_text("\n".join(f"{label:<22} {value}" for label, value in report.summary.items()))
+
+
+def _check_out(out: Path, inputs: Sequence[Path]) -> None:
+    """Raises UserError unless a report can be written into `out`, where an older one is replaced."""
+    check_output_folder("-o", out, inputs)
+    if out.is_dir():
+        shown = out / REPORT_FOLDER
+        check_output_folder("-o", shown)
+        for path in (out / REPORT_FILE, *(shown.iterdir() if shown.is_dir() else ())):
+            check_output_file("-o", path)
 
 
 if __name__ == "__main__":

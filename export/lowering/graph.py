@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from onnx import ModelProto, NodeProto, ValueInfoProto, defs, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, defs, helper
 
 from videossm.export.schemas import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
 from videossm.runtime.errors import UserError
 
 ONNX_DOMAINS = ("", "ai.onnx")
+FLOATS: dict[int, str] = {  # that a scan's activations and gates may have
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+}
 
 
 class LoweringError(UserError):
@@ -75,7 +80,7 @@ def has_scans(model: ModelProto) -> bool:
 def replace_scans(model: ModelProto, kinds: Iterable[str], replacement: Callable[[ScanNode], list[NodeProto]]) -> None:
     """Puts what `replacement` returns in the place of every scan of the given kinds, in `model` itself.
 
-    Raises LoweringError when a scan's input has no static shape.
+    Raises LoweringError when a scan's input has no static shape, or a type that its schema does not allow.
     """
     graph, kinds = model.graph, set(kinds)
     read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
@@ -89,9 +94,27 @@ def replace_scans(model: ModelProto, kinds: Iterable[str], replacement: Callable
         inputs = tuple(_input_type(node, name, types) if name else None for name in node.input)
         wanted = tuple(name in read for name in node.output)
         if any(wanted):
-            nodes.extend(replacement(ScanNode(node, inputs, wanted)))
+            scan = ScanNode(node, inputs, wanted)
+            _check_elements(scan)
+            nodes.extend(replacement(scan))
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def formals(kind: str) -> dict[str, str]:
+    """The inputs of an operator, each with its type constraint in the schema: T, G or S."""
+    return {parameter.name: parameter.type_str for parameter in defs.get_schema(kind, VERSION, DOMAIN).inputs}
+
+
+def expect_element(scan: ScanNode, name: str, element: int, expected: Iterable[int]) -> None:
+    """Raises LoweringError unless the type of the input `name` is among `expected`."""
+    expected = list(expected)
+    if element not in expected:
+        got = TensorProto.DataType.Name(element).lower()
+        raise LoweringError(
+            f"{scan.where}: got type {got} for its input {name}, expected "
+            f"{' or '.join(FLOATS[kind] for kind in expected)}; cast it"
+        )
 
 
 def opset_version(model: ModelProto) -> int:
@@ -106,6 +129,12 @@ def set_opset(model: ModelProto, domain: str, version: int) -> None:
         kept.append(helper.make_opsetid(domain, version))
     del model.opset_import[:]
     model.opset_import.extend(kept)
+
+
+def _check_elements(scan: ScanNode) -> None:
+    for (name, constraint), value in zip(formals(scan.node.op_type).items(), scan.inputs, strict=False):
+        if value is not None:
+            expect_element(scan, name, value.element, [TensorProto.FLOAT] if constraint == "S" else FLOATS)
 
 
 def _tensor_types(model: ModelProto) -> dict[str, ValueInfoProto | TensorType]:

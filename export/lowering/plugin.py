@@ -24,23 +24,17 @@ Constraints: static shapes; the activations of a scan of one type of fp32, fp16 
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto, TensorProto, defs, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from videossm.export.lowering.graph import LoweringError, ScanNode, replace_scans
+from videossm.export.lowering.graph import LoweringError, ScanNode, expect_element, formals, replace_scans
 from videossm.export.schemas import (
     DOMAIN,
     GATED_DELTA_SCAN,
     PLUGIN_NAMESPACE,
     PLUGIN_VERSION,
     SELECTIVE_SCAN,
-    VERSION,
 )
 
-ACTIVATIONS: dict[int, str] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
-}
 PLACEHOLDERS = {"D": "A", "z": "u", "delta_bias": "A"}  # of an optional input: a required one of the same type
 
 
@@ -60,10 +54,10 @@ def lower_plugin(model: ModelProto, state_in_place: bool = False) -> ModelProto:
 
 
 def _lowered(scan: ScanNode, state_in_place: bool) -> list[NodeProto]:
-    node, formals = scan.node, _formals(scan.node.op_type)
-    given = {name: value for name, value in zip(formals, node.input, strict=False) if value}
-    flags = {f"has_{name}": int(name in given) for name in formals if name in PLACEHOLDERS}
-    elements = {name: value.element for name, value in zip(formals, scan.inputs, strict=False) if value}
+    node, names = scan.node, list(formals(scan.node.op_type))
+    given = {name: value for name, value in zip(names, node.input, strict=False) if value}
+    flags = {f"has_{name}": int(name in given) for name in names if name in PLACEHOLDERS}
+    elements = {name: value.element for name, value in zip(names, scan.inputs, strict=False) if value}
     _check_types(scan, elements)
     nodes: list[NodeProto] = []
 
@@ -75,8 +69,8 @@ def _lowered(scan: ScanNode, state_in_place: bool) -> list[NodeProto]:
     for name in to_cast:
         label = f"{name}_fp32"
         given[name] = cast(label, given[name], scan.prefix + label, TensorProto.FLOAT)
-    last = max(i for i, name in enumerate(formals) if name in given)
-    inputs = [given.get(name) or given[PLACEHOLDERS[name]] for name in list(formals)[: last + 1]]
+    last = max(i for i, name in enumerate(names) if name in given)
+    inputs = [given.get(name) or given[PLACEHOLDERS[name]] for name in names[: last + 1]]
     wanted = scan.wanted[0]
     output_is_cast = wanted and "u" in to_cast
     output = f"{scan.prefix}output_fp32" if output_is_cast else node.output[0] if wanted else ""
@@ -92,36 +86,21 @@ def _lowered(scan: ScanNode, state_in_place: bool) -> list[NodeProto]:
     return nodes
 
 
-def _formals(kind: str) -> dict[str, str]:
-    """The inputs of an operator, each with its type constraint in the schema: T, G or S."""
-    return {parameter.name: parameter.type_str for parameter in defs.get_schema(kind, VERSION, DOMAIN).inputs}
-
-
 def _check_types(scan: ScanNode, elements: dict[str, int]) -> None:
-    formals = _formals(scan.node.op_type)
-    first = next(iter(formals))
-    for name in formals:
+    """All that is required is there, and the activations are of one type."""
+    required = formals(scan.node.op_type)
+    first = next(iter(required))
+    for name, constraint in required.items():
         if name not in PLACEHOLDERS and name not in elements:
             raise LoweringError(f"{scan.where}: got no input {name}, expected one; give it")
-    for name, element in elements.items():
-        if formals[name] == "S":
-            expected = [int(TensorProto.FLOAT)]
-        elif formals[name] == "T" and name != first and elements[first] in ACTIVATIONS:
-            expected = [elements[first]]
-        else:
-            expected = list(ACTIVATIONS)
-        if element not in expected:
-            got = TensorProto.DataType.Name(element).lower()
-            raise LoweringError(
-                f"{scan.where}: got type {got} for its input {name}, expected "
-                f"{' or '.join(ACTIVATIONS[kind] for kind in expected)}; cast it"
-            )
+        if name in elements and constraint == "T":
+            expect_element(scan, name, elements[name], [elements[first]])
 
 
 def _to_cast(kind: str, elements: dict[str, int]) -> list[str]:
     """The inputs that the plugin takes in fp32 alone."""
-    formals = _formals(kind)
+    constraints = formals(kind)
     if kind == SELECTIVE_SCAN and elements["delta"] == elements["u"]:
         return []
-    constraints = "G" if kind == GATED_DELTA_SCAN else "TG"
-    return [name for name, element in elements.items() if formals[name] in constraints and element != TensorProto.FLOAT]
+    cast = "G" if kind == GATED_DELTA_SCAN else "TG"
+    return [name for name, element in elements.items() if constraints[name] in cast and element != TensorProto.FLOAT]

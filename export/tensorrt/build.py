@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from videossm.calib.plans import graph_files, share
+from videossm.calib.plans import graph_files, in_precision, save_graph, share
+from videossm.export.lowering import lower
 from videossm.export.tensorrt.engine import EngineBuilder, Progress
 from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions
 from videossm.export.tensorrt.worker import in_thread
@@ -24,7 +25,7 @@ from videossm.runtime.plan import write_manifest
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What became of a graph. `as_it_is`: was it the plan's own, or one that took its place?"""
+    """What became of a graph. `as_it_is`: whether it was the plan's own, and not one that took its place."""
 
     seconds: float
     size_bytes: int
@@ -32,10 +33,11 @@ class BuiltEngine:
 
 
 def build_engines(
-    plan: Plan, backend: str, options: TensorRtOptions, folder: Path, progress: Progress
+    plan: Plan, scans: Mapping[str, Path], backend: str, options: TensorRtOptions, folder: Path, progress: Progress
 ) -> dict[str, BuiltEngine]:
     """Fills the empty `folder` with the engines of the ONNX `plan`, for "tensorrt" or "tensorrt-rtx"; by their name.
 
+    `scans`: the fp32 graphs with scans that are not lowered, by engine. With plugins these engines are built of them.
     Raises UserError for a plan or options that do not fit, PreflightError with all that would keep the build from
     its end, BackendError for what fails all the same. What is in `folder` then is no plan.
     """
@@ -46,13 +48,7 @@ def build_engines(
     require_none(check_build(backend, plan.manifest.precision, options.gpu_arch, lowering, machine))
     trt = load_tensorrt(backend)
     with TemporaryDirectory(prefix=".graphs-", dir=folder.parent) as temporary:
-        graphs = {name: plan.path / spec.file for name, spec in plan.manifest.engines.items()}
-        if plan.manifest.precision == "int8":
-            graphs = {name: without_zero_points(graph, Path(temporary)) for name, graph in graphs.items()}
-        if options.plugins and "memory" in graphs:
-            from videossm.export.tensorrt.plugin_memory import write_plugin_memory  # and torch with it
-
-            graphs["memory"] = write_plugin_memory(plan, Path(temporary))
+        graphs = _graphs(plan, scans if options.plugins else {}, Path(temporary))
         # The builder before the graphs are looked at: it loads the plugins, which the parser needs.
         engine_builder = in_thread(lambda: EngineBuilder(trt, options, progress))
         require_none(check_room(graphs, folder, machine) + in_thread(lambda: check_graphs(trt, graphs)))
@@ -67,6 +63,20 @@ def build_engines(
     return built
 
 
+def _graphs(plan: Plan, scans: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """What each engine is built of: the plan's own graph, or one in `folder`.
+
+    Those of `scans` come in the plan's precision, lowered to plugins; TensorRT takes no zero points.
+    """
+    graphs = {name: plan.path / spec.file for name, spec in plan.manifest.engines.items()}
+    for name, canonical in scans.items():
+        graphs[name] = folder / canonical.name
+        save_graph(lower(in_precision(plan, name, canonical), "plugin"), graphs[name])
+    if plan.manifest.precision == "int8":
+        graphs = {name: without_zero_points(graph, folder) for name, graph in graphs.items()}
+    return graphs
+
+
 def check_source(plan: Plan) -> None:
     """Raises PlanError unless `plan` is one of ONNX graphs."""
     if plan.manifest.backend != "onnxruntime":
@@ -78,7 +88,7 @@ def check_source(plan: Plan) -> None:
 
 def _add_files(plan: Plan, options: TensorRtOptions, graphs: Mapping[str, Path], folder: Path) -> None:
     """All of `plan` but its graphs; of a plan without weights those as well, for the weights that they hold."""
-    of_graphs = {name for _, spec in plan.manifest.engines.items() for name in graph_files(plan.path / spec.file)}
+    of_graphs = {name for spec in plan.manifest.engines.values() for name in graph_files(plan.path / spec.file)}
     for name in plan.manifest.files.keys() - of_graphs:
         (folder / name).parent.mkdir(exist_ok=True)
         share(plan.path / name, folder / name)
@@ -91,11 +101,9 @@ def _add_files(plan: Plan, options: TensorRtOptions, graphs: Mapping[str, Path],
 def _manifest(
     plan: Plan, backend: str, lowering: str, options: TensorRtOptions, machine: Machine, version: str
 ) -> dict[str, Any]:
-    values = plan.manifest.model_dump(mode="json", exclude={"files"})
+    values = plan.values()
     for name, engine in values["engines"].items():
-        if engine is not None:
-            weights = engine["file"] if options.strip_weights else None
-            engine.update(file=f"{name}.engine", weights=weights)
+        engine.update(file=f"{name}.engine", weights=engine["file"] if options.strip_weights else None)
     target = _target(backend, plan.manifest.precision, options, machine)
     versions = plan.manifest.versions | {backend: version}
     return {**values, "backend": backend, "lowering": lowering, "target": target, "versions": versions}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,7 @@ class EngineBuilder:
         self._log = Log(trt)
         self._builder = trt.Builder(self._log.logger)
         if options.plugins is not None:
-            registry = self._builder.get_plugin_registry()
-            if registry.load_library(str(options.plugins)) is None:
-                raise self._log.fail(f"--plugins: {options.plugins} cannot be loaded", "build it with `make plugins`")
+            _load_plugins(trt, options.plugins)
 
     def build(self, name: str, spec: EngineSpec, graph: Path, engine: Path) -> None:
         """Writes the engine `name` of the ONNX file `graph` to the file `engine`.
@@ -103,6 +102,14 @@ class EngineBuilder:
         for flag in _flags(options):
             config.set_flag(getattr(trt.BuilderFlag, flag))
         return config
+
+
+@cache
+def _load_plugins(trt: Any, library: Path) -> None:
+    """Once in a process, for all its builders: the one that checks the graphs beforehand finds the plugins, too."""
+    log = Log(trt)
+    if trt.get_plugin_registry().load_library(str(library)) is None:
+        raise log.fail(f"--plugins: {library} cannot be loaded", "build it with `make plugins`")
 
 
 def _flags(options: TensorRtOptions) -> list[str]:

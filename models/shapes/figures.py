@@ -1,4 +1,4 @@
-"""The evaluation of a `shapes` model: do its videos show what they were asked for, at 5 s, after a minute, at the end?"""
+"""The evaluation of a `shapes` model: do its videos show what was asked for, at 5 s, after a minute, at the end?"""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def read_config(path: Path) -> ModelConfig:
         )
     try:
         return ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
-    except (ConfigError, json.JSONDecodeError) as error:
+    except (ConfigError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path}: metadata {CONFIG_KEY!r}: {error}") from None
 
 

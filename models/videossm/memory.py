@@ -2,6 +2,11 @@
 
 Equations: VideoSSM (arXiv 2512.04519), section on the hybrid memory. The update itself, a gated delta
 rule over the tokens that leave the window, is `videossm.models.scans.gated_delta`.
+
+What the paper leaves open, and what is done here: what leaves the window enters token by token, not as an average; a
+decay and a beta a head, as a d-wide beta fits no delta rule; the memory's keys carry no position; rho is evicted / seen
+frames, as the paper's (t + 1) / T needs a fixed length T; the read-out joins the attention's before the output's
+projection.
 """
 
 from __future__ import annotations

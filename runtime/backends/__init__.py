@@ -21,10 +21,12 @@ from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec, Manifest
 
 TENSORRT = tuple(MODULES)
-# As ONNX Runtime is imported, whoever does that first, it reads this, and else keeps a device's id and a database of
-# telemetry in the user's cache folder.
+# ONNX Runtime reads this when it is imported. Without it, it keeps a device's id and a database of telemetry in the
+# user's cache folder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+# The operator of the lowering "contrib", and the ONNX Runtime that it came with.
+CONTRIB_OPERATOR, CONTRIB_SINCE = "LinearAttention", "1.24"
 PROVIDERS = ("cuda", "tensorrt", "nv-tensorrt-rtx")  # ONNX Runtime's, on a GPU
 
 
@@ -33,7 +35,7 @@ class Transfer(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Would `wait` return at once?"""
+        """Whether `wait` returns at once."""
 
     def wait(self) -> NDArray[Any]:
         """The values, the same array every time, and the caller's to keep."""
@@ -50,7 +52,7 @@ class Buffer(Protocol):
 
     @property
     def bindable(self) -> bool:
-        """May an engine take it as it lies? A whole one always; a part, if it is contiguous and aligned."""
+        """Whether an engine can be bound to it: to a whole one always, to a part if it is contiguous and aligned."""
 
     def part(self, start: int, stop: int) -> Buffer:
         """`[:, start:stop]` over the same memory."""
@@ -73,7 +75,7 @@ class Pass(Protocol):
 
 
 class Stopwatch(Protocol):
-    """Adds up how long the device takes for what is queued between `start` and `stop`."""
+    """Adds up the device's time for the work that is queued between `start` and `stop`."""
 
     def start(self) -> None: ...
 
@@ -109,7 +111,7 @@ class DeviceUsage:
 
 
 class Backend(Protocol):
-    """A device and what runs engines on it."""
+    """A device and what runs engines on it. Closed by `with` or `close`."""
 
     device: str  # cpu or cuda:N
 
@@ -127,7 +129,13 @@ class Backend(Protocol):
         """None on a CPU, where all is resident memory of the process."""
 
     def close(self) -> None:
-        """Ends what is queued and gives back all that it took; nothing of it can be used afterwards."""
+        """Waits for what is queued, and gives back all that was taken. Does nothing when it is called again."""
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
 
 def open_backend(
@@ -136,8 +144,7 @@ def open_backend(
     """The backend that `manifest` names, for engines of its precision.
 
     `device`: `cpu` or `cuda:N`; None for the backend's own, which is the first GPU for TensorRT and else the CPU.
-    `threads` are those of a CPU; None for the backend's own number. `provider`: ONNX Runtime's on a GPU, `cuda` if
-    None.
+    `threads`: of a CPU; None for the backend's own number. `provider`: ONNX Runtime's on a GPU, `cuda` if None.
 
     Raises BackendError: not installed, without the device, or an option that it does not have.
     """
@@ -152,7 +159,7 @@ def open_backend(
     from videossm.runtime.backends.tensorrt.backend import TensorRtBackend
 
     host_code = manifest.target is not None and manifest.target.version_compatible
-    return TensorRtBackend(name, device or "cuda:0", host_code)
+    return TensorRtBackend(name, device or "cuda:0", host_code, manifest.runs_per_chunk())
 
 
 def device_index(device: str) -> int | None:

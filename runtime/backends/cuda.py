@@ -1,16 +1,20 @@
 """One GPU through CUDA's runtime: a stream where all work queues, one for copies to the host, events, graphs.
 
-A device, and all that lies on it, belongs to one thread at a time.
+A device, and all that lies on it, belongs to one thread at a time. The device keeps what was opened on it: each thing
+is given back when nothing refers to it any more, and all that is left when the device closes, in a fixed order.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from videossm.runtime.errors import BackendError
 
 _PINNED = "pinned"  # a kind of memory that lies on the host
+# Functions that give something back, in the order in which a device calls them as it closes.
+_RELEASES = ("cudaGraphExecDestroy", "cudaEventDestroy", "cudaFree", "cudaFreeHost", "cudaStreamDestroy")
 
 
 def load_cudart(otherwise: str) -> Any:
@@ -28,19 +32,25 @@ class CudaDevice:
 
     def __init__(self, index: int, otherwise: str) -> None:
         self.index = index
-        self._streams: list[int] = []  # that are not yet destroyed
+        self._streams: list[int] = []
+        self._opened: dict[str, dict[int, weakref.finalize[Any, Any]]] = {function: {} for function in _RELEASES}
         self._cudart = load_cudart(otherwise)
         self._check_present(otherwise)
-        self._capturing = False
+        self._capturing = self._closed = False
         self._unwanted: list[tuple[str, int]] = []
         self.taken = {"buffers": 0, "activations": 0, _PINNED: 0}  # bytes now, by kind
-        self.graphs = 0  # now
-        for _ in range(2):
-            self._streams.append(int(self.call("cudaStreamCreateWithFlags", self._cudart.cudaStreamNonBlocking)))
+        try:
+            for _ in range(2):
+                self._streams.append(int(self.call("cudaStreamCreateWithFlags", self._cudart.cudaStreamNonBlocking)))
+        finally:
+            # The streams alone end with the device itself, so what ends them must not keep it alive.
+            weakref.finalize(self, _destroy_streams, self._cudart, index, self._streams).atexit = False
         self.compute, self.copies = self._streams
 
     def use(self) -> None:
         """Makes it the calling thread's current device, for libraries that ask for that one."""
+        if self._closed:
+            raise BackendError(f"device: got cuda:{self.index} after it was closed, expected it open; open another")
         self._check("cudaSetDevice", self._cudart.cudaSetDevice(self.index))
 
     def call(self, function: str, *arguments: Any) -> Any:
@@ -69,10 +79,11 @@ class CudaDevice:
         """Waits until all that was queued on the compute stream is done."""
         self.call("cudaStreamSynchronize", self.compute)
 
-    def capture(self, queue: Callable[[], None]) -> CudaGraph:
+    def capture(self, queue: Callable[[], None], uses: object = None) -> CudaGraph:
         """What `queue` puts on the compute stream, as a graph. It is recorded, not executed.
 
-        Raises BackendError where that cannot be captured; the stream is as it was.
+        `uses`: what must stay as long as the graph. Raises BackendError where that cannot be captured; the stream is
+        as it was.
         """
         mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.call("cudaStreamBeginCapture", self.compute, mode)
@@ -91,7 +102,7 @@ class CudaDevice:
             self._release_unwanted()
         self._check("cudaStreamEndCapture", (status,))
         try:
-            return CudaGraph(self, int(self.call("cudaGraphInstantiate", graph, 0)))
+            return CudaGraph(self, int(self.call("cudaGraphInstantiate", graph, 0)), uses)
         finally:
             self._cudart.cudaGraphDestroy(graph)
 
@@ -108,20 +119,54 @@ class CudaDevice:
     def settle(self) -> None:
         """Waits for all streams, before something is given up that queued work may still use. Raises nothing."""
         for stream in self._streams:
-            self.release("cudaStreamSynchronize", stream)
+            self._release("cudaStreamSynchronize", stream)
 
-    def release(self, function: str, handle: int) -> None:
+    @property
+    def graphs(self) -> int:
+        """How many there are now."""
+        return len(self._opened["cudaGraphExecDestroy"])
+
+    def keep(self, owner: object, function: str, handle: int, uses: object = None) -> Callable[[], Any]:
+        """`handle` is given back by `function`, one of _RELEASES, once `owner` is gone, at the latest by `close`.
+
+        `uses`: what must stay until then; of memory, its kind and bytes. Returns what gives it back now.
+        """
+        finalizer = weakref.finalize(owner, self._give_back, function, handle, uses)
+        finalizer.atexit = False  # the process ends with all that it has
+        self._opened[function][handle] = finalizer
+        return finalizer
+
+    def close(self) -> None:
+        """Waits for what is queued and gives back all that is left: graphs, events, memory, streams."""
+        if self._closed:
+            return
+        self.settle()
+        for function in _RELEASES:
+            for finalizer in list(self._opened[function].values()):
+                finalizer()
+        _destroy_streams(self._cudart, self.index, self._streams)
+        self._closed = True
+
+    def _give_back(self, function: str, handle: int, uses: object) -> None:
+        del self._opened[function][handle]
+        if function != "cudaEventDestroy":
+            self.settle()  # queued work may use it, and CUDA does not promise to wait
+        self._release(function, handle)
+        if isinstance(uses, _Taken):
+            self.taken[uses.kind] -= uses.size_bytes
+
+    def _release(self, function: str, handle: int) -> None:
         """Calls a function that frees something. Within a capture, where CUDA forbids that, it is put off."""
         if self._capturing:
             self._unwanted.append((function, handle))
             return
         self._cudart.cudaSetDevice(self.index)
-        getattr(self._cudart, function)(handle)  # its status is that of earlier work, told elsewhere
+        getattr(self._cudart, function)(handle)  # its status is about earlier work, and was raised there
 
     def _release_unwanted(self) -> None:
         unwanted, self._unwanted = self._unwanted, []
         for function, handle in unwanted:
-            self.release(function, handle)
+            self._release(function, handle)
 
     def _check_present(self, otherwise: str) -> None:
         status, count = self._cudart.cudaGetDeviceCount()
@@ -141,7 +186,7 @@ class CudaDevice:
         status, *values = result
         if status == self._cudart.cudaError_t.cudaErrorMemoryAllocation:
             why = f"{function}: got CUDA error 2 ({self._explain(status)}), expected room for {self._taken()} and more"
-            raise BackendError(f"{why}; free memory of the GPU, or export with a smaller --height, --width or --batch")
+            raise BackendError(f"{why}; free memory of the GPU, or export a smaller plan")
         if int(status):
             raise BackendError(
                 f"{function}: got CUDA error {int(status)} ({self._explain(status)}), expected success; start anew, "
@@ -156,11 +201,13 @@ class CudaDevice:
     def _taken(self) -> str:
         return ", ".join(f"{size_bytes / 1e6:.0f} MB of {kind}" for kind, size_bytes in self.taken.items())
 
-    def __del__(self) -> None:
-        self.settle()  # among garbage in a cycle it may come before graphs and memory, which then find no stream
-        streams, self._streams = self._streams, []
-        for stream in streams:
-            self.release("cudaStreamDestroy", stream)
+
+def _destroy_streams(cudart: Any, index: int, streams: list[int]) -> None:
+    """Once what was queued is done; `streams` is empty afterwards."""
+    cudart.cudaSetDevice(index)
+    while streams:
+        cudart.cudaStreamSynchronize(streams[-1])
+        cudart.cudaStreamDestroy(streams.pop())
 
 
 class CudaEvent:
@@ -169,6 +216,7 @@ class CudaEvent:
     def __init__(self, device: CudaDevice, timed: bool = False) -> None:
         self._device = device
         self._event = int(device.call("cudaEventCreateWithFlags", device.event_flags(timed)))
+        device.keep(self, "cudaEventDestroy", self._event)
 
     def record(self, stream: int) -> None:
         """It is reached once all that was queued on `stream` so far is done."""
@@ -189,44 +237,32 @@ class CudaEvent:
         """Both are reached and timed."""
         return float(self._device.call("cudaEventElapsedTime", start._event, self._event)) / 1000
 
-    def __del__(self) -> None:
-        if hasattr(self, "_event"):
-            self._device.release("cudaEventDestroy", self._event)
-
 
 class CudaGraph:
-    """Work that was queued once and can be queued again by one call."""
+    """Work that was queued once and can be queued again by one call. `close()` gives it back."""
 
-    def __init__(self, device: CudaDevice, graph: int) -> None:
+    def __init__(self, device: CudaDevice, graph: int, uses: object = None) -> None:
         self._device, self._graph = device, graph
-        device.graphs += 1
+        self.close = device.keep(self, "cudaGraphExecDestroy", graph, uses)
 
     def launch(self) -> None:
         self._device.call("cudaGraphLaunch", self._graph, self._device.compute)
 
-    def __del__(self) -> None:
-        self._device.graphs -= 1
-        self._device.settle()  # it may be running
-        self._device.release("cudaGraphExecDestroy", self._graph)
+
+class _Taken(NamedTuple):
+    kind: str
+    size_bytes: int
 
 
 class Memory:
-    """A block of device memory, or of pinned host memory, for as long as it is referenced.
-
-    `kind`: buffers, activations or pinned. Queued work ends before a block is freed: CUDA does not promise to wait.
-    """
+    """A block of device memory, or of pinned host memory. `kind`: buffers, activations or pinned."""
 
     def __init__(self, device: CudaDevice, kind: str, size_bytes: int) -> None:
-        self._device, self._kind = device, kind
+        take, give_back = ("cudaMallocHost", "cudaFreeHost") if kind == _PINNED else ("cudaMalloc", "cudaFree")
         self.size_bytes = size_bytes
-        self.address = int(device.call("cudaMallocHost" if kind == _PINNED else "cudaMalloc", size_bytes))
+        self.address = int(device.call(take, size_bytes))
         device.taken[kind] += size_bytes
-
-    def __del__(self) -> None:
-        if hasattr(self, "address"):
-            self._device.taken[self._kind] -= self.size_bytes
-            self._device.settle()
-            self._device.release("cudaFreeHost" if self._kind == _PINNED else "cudaFree", self.address)
+        device.keep(self, give_back, self.address, _Taken(kind, size_bytes))
 
 
 class CudaStopwatch:

@@ -42,6 +42,11 @@ class CudaMemory:
         transfer, self._readers[buffer.memory.address] = self.landing.fetch(buffer)
         return transfer
 
+    def close(self) -> None:
+        """Closes the device, and with it every buffer."""
+        self._readers.clear()
+        self.device.close()
+
     def before_writing(self, addresses: Iterable[int]) -> None:
         """What is queued next overwrites the blocks at `addresses`: the compute stream waits for their readers."""
         for address in self._readers.keys() & addresses:

@@ -7,7 +7,9 @@ That side has not yet run on a GPU.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from videossm.runtime.backends import PROVIDERS, Buffer, DeviceUsage, device_index
+from videossm.runtime.backends import (
+    CONTRIB_OPERATOR,
+    CONTRIB_SINCE,
+    PROVIDERS,
+    Backend,
+    Buffer,
+    DeviceUsage,
+    device_index,
+)
 from videossm.runtime.backends.cuda import CudaDevice, CudaStopwatch
 from videossm.runtime.backends.cuda_memory import CudaBuffer, CudaMemory
 from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
@@ -49,28 +59,48 @@ _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "tensorrt": ("TensorrtExecutionProvider", {}),
     "nv-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", {"has_user_compute_stream": "1"}),
 }
+_MOST_THREADS = 256  # of an engine, or as many as there are processors
 _TIDIED = 64  # runs of a session, the last of which is waited for
 
 
 class OnnxRuntimePass:
-    """A session and a binding of all its tensors."""
+    """A session and a binding of all its tensors. `name`: of its engine."""
 
-    def __init__(self, session: Any, binding: Any, buffers: list[Buffer], placement: Placement | None = None) -> None:
+    def __init__(
+        self, name: str, session: Any, binding: Any, buffers: list[Buffer], placement: Placement | None = None
+    ) -> None:
+        self._name = name
         self._session = session
         self._binding = binding
         self._placed = placement.held if placement else contextlib.nullcontext
         self._buffers = buffers  # the binding holds addresses only
 
     def run(self) -> None:
+        """Raises BackendError: the memory is short, or the graph reads beyond a tensor, as for an unknown token."""
         with self._placed():
-            self._session.run_with_iobinding(self._binding)
+            self._run_session()
+
+    def _run_session(self, *options: Any) -> None:
+        try:
+            self._session.run_with_iobinding(self._binding, *options)
+        except Exception as error:  # onnxruntime has no common base class of its errors
+            why = " ".join(str(error).split())
+            raise BackendError(
+                f"{self._name}: ONNX Runtime cannot run it ({why}); end other programs, or export the plan again"
+            ) from error
+
+    def close(self) -> None:
+        """Gives back its part of the session; the binding refers to that without holding it."""
+        self._binding = None
+        self._session = None
 
 
-class _Pace:
-    """Which runs of one session the host waits for.
+class _RunOptions:
+    """Options for the runs of one session, in turn: they say which runs the host waits for.
 
-    All of them if it has `nodes_on_host`: ONNX Runtime may use their pinned memory again as soon as a run returns. Else
-    one in _TIDIED: only a run that is waited for gives back what kernels, as Concat's, have staged in pinned memory.
+    With `nodes_on_host` it waits for all of them: ONNX Runtime uses the pinned memory of such nodes again as soon as a
+    run returns. Otherwise it waits for one in _TIDIED: only then ONNX Runtime frees the pinned memory that kernels like
+    Concat's take for their copies.
     """
 
     def __init__(self, nodes_on_host: bool) -> None:
@@ -79,34 +109,32 @@ class _Pace:
         self._waited, self._queued = ort.RunOptions(), ort.RunOptions()
         self._queued.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-    def options(self) -> Any:
+    def next(self) -> Any:
         self._runs += 1
         return self._queued if self._runs % self._every else self._waited
 
 
 class OnnxRuntimeCudaPass(OnnxRuntimePass):
-    """One whose work is queued on the device's compute stream; `pace` is that of its session."""
+    """A pass whose work is queued on the device's compute stream. `run_options`: of its session."""
 
     def __init__(
         self,
+        name: str,
         session: Any,
         binding: Any,
         buffers: list[Buffer],
         memory: CudaMemory,
         outputs: Iterable[Buffer],
-        pace: _Pace,
+        run_options: _RunOptions,
     ) -> None:
-        super().__init__(session, binding, buffers)
-        self._memory, self._pace = memory, pace
+        super().__init__(name, session, binding, buffers)
+        self._memory, self._run_options = memory, run_options
+        weakref.finalize(self, memory.device.settle).atexit = False  # the session may go next, and its memory with it
         self._written = {buffer.memory.address for buffer in outputs if isinstance(buffer, CudaBuffer)}
 
     def run(self) -> None:
         self._memory.before_writing(self._written)
-        self._session.run_with_iobinding(self._binding, self._pace.options())
-
-    def __del__(self) -> None:
-        if hasattr(self, "_memory"):
-            self._memory.device.settle()  # the session may go next, and its memory with it
+        self._run_session(self._run_options.next())
 
 
 class OnnxRuntimeEngine:
@@ -118,9 +146,11 @@ class OnnxRuntimeEngine:
         memory: CudaMemory | None = None,
         nodes_on_host: bool = False,
         placement: Placement | None = None,
+        name: str = "engine",
     ) -> None:
-        self._session, self._memory, self._placement = session, memory, placement
-        self._pace = _Pace(nodes_on_host)
+        self._session, self._memory, self._placement, self._name = session, memory, placement, name
+        self._run_options = _RunOptions(nodes_on_host)
+        self._passes: weakref.WeakSet[OnnxRuntimePass] = weakref.WeakSet()
         tensors = [*session.get_inputs(), *session.get_outputs()]
         self._elements = {tensor.name: _ELEMENTS[tensor.type] for tensor in tensors if tensor.type in _ELEMENTS}
 
@@ -132,18 +162,29 @@ class OnnxRuntimeEngine:
                 element = self._elements.get(name, buffer.dtype.type)
                 bind(name, *buffer.device, element, buffer.shape, buffer.address)
         bound = [*inputs.values(), *outputs.values()]
-        if self._memory is None:
-            return OnnxRuntimePass(self._session, binding, bound, self._placement)
-        return OnnxRuntimeCudaPass(self._session, binding, bound, self._memory, outputs.values(), self._pace)
+        made = OnnxRuntimePass(self._name, self._session, binding, bound, self._placement)
+        if self._memory is not None:
+            made = OnnxRuntimeCudaPass(
+                self._name, self._session, binding, bound, self._memory, outputs.values(), self._run_options
+            )
+        self._passes.add(made)
+        return made
+
+    def close(self) -> None:
+        """Gives back its passes, then the session."""
+        for each in self._passes:
+            each.close()
+        self._session = None
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """ONNX Runtime on the CPU or on one CUDA device. `precision` is the plan's, `provider` one of PROVIDERS."""
 
     def __init__(self, device: str, threads: int | None, precision: str = "fp32", provider: str | None = None) -> None:
-        if threads is not None and threads < 1:
+        most = max(_MOST_THREADS, os.cpu_count() or 1)
+        if threads is not None and not 1 <= threads <= most:
             raise BackendError(
-                f"threads: got {threads}, expected 1 or more; leave it out for ONNX Runtime's own number"
+                f"threads: got {threads}, expected 1 to {most}; leave it out for ONNX Runtime's own number"
             )
         index = device_index(device)
         self.device = "cpu" if index is None else f"cuda:{index}"
@@ -152,6 +193,7 @@ class OnnxRuntimeBackend:
         self._providers: list[Any] = ["CPUExecutionProvider"]
         self._cuda: CudaMemory | None = None
         self._notes: list[str] = []
+        self._engines: weakref.WeakSet[OnnxRuntimeEngine] = weakref.WeakSet()
         if index is not None:
             self._cuda = self._open_gpu(index, provider or "cuda")
         elif provider is not None:
@@ -191,6 +233,11 @@ class OnnxRuntimeBackend:
             session = ort.InferenceSession(str(file), options, providers=self._providers, enable_fallback=False)
         except Exception as error:  # onnxruntime has no common base class of its errors
             why = " ".join(str(error).split())
+            if CONTRIB_OPERATOR in why:
+                raise BackendError(
+                    f"{file.name}: needs ONNX Runtime {CONTRIB_SINCE} or later, got {ort.__version__}; "
+                    "upgrade, or export with --lowering standard"
+                ) from error
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
         if self._cuda is not None and self._providers[0][0] not in session.get_providers():
             raise BackendError(
@@ -206,10 +253,18 @@ class OnnxRuntimeBackend:
         on_host = _on_host(session) if self._cuda is not None else ""
         if on_host:
             self._notes.append(f"{name}: the host waits for each run, as some nodes run on the CPU ({on_host})")
-        return OnnxRuntimeEngine(session, self._cuda, bool(on_host), self._placement)
+        engine = OnnxRuntimeEngine(session, self._cuda, bool(on_host), self._placement, name)
+        self._engines.add(engine)
+        return engine
 
     def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostBuffer | CudaBuffer:
-        return self._cuda.buffer(shape, np.dtype(dtype)) if self._cuda else HostBuffer(np.zeros(shape, dtype))
+        if self._cuda is not None:
+            return self._cuda.buffer(shape, np.dtype(dtype))
+        try:
+            return HostBuffer(np.zeros(shape, dtype))
+        except (MemoryError, ValueError) as error:  # the second: more than addresses can count
+            got = f"{list(shape)} of {np.dtype(dtype)}"
+            raise BackendError(f"memory: got too little for {got} ({error}), expected more; free some") from error
 
     def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
         for source, target in pairs:
@@ -222,9 +277,13 @@ class OnnxRuntimeBackend:
         return CudaStopwatch(self._cuda.device) if self._cuda else HostStopwatch()
 
     def close(self) -> None:
-        """Sessions and buffers go with what holds them; on a GPU what is queued ends first."""
+        """Waits for what is queued; then sessions, memory and streams."""
         if self._cuda is not None:
             self._cuda.device.settle()
+        for engine in list(self._engines):
+            engine.close()
+        if self._cuda is not None:
+            self._cuda.close()
 
     def usage(self) -> DeviceUsage | None:
         """Weights and activations lie in ONNX Runtime's own arena."""

@@ -65,7 +65,7 @@ def int8_saturates() -> bool:
     """Is a product of uint8 by int8 wrong on this processor, if nothing is done about it?
 
     One is tried, in 0.3 ms: what a system says of its processor can be wrong in a container, a virtual machine or an
-    emulator, and which instructions a kernel takes is ONNX Runtime's affair.
+    emulator, and ONNX Runtime chooses the instructions of its kernels by itself.
     """
     import onnxruntime as ort
 

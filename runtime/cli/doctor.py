@@ -137,3 +137,7 @@ def _package(package: Package, able: dict[str, list[str]] | None) -> str:
 
 if __name__ == "__main__":
     doctor()
+
+
+if __name__ == "__main__":
+    doctor()

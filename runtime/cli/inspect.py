@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from videossm.runtime.cli import Command, print_json, print_text
 from videossm.runtime.errors import PlanError
-from videossm.runtime.manifest import REPORT_FILE, SAMPLE, EngineSpec, Input, Manifest
+from videossm.runtime.manifest import REPORT_FILE, SAMPLE, EngineSpec, Manifest
 from videossm.runtime.plan import Plan
+from videossm.runtime.plan_file import read_small
 from videossm.runtime.preflight import device_bytes
 
 
 class ReportSummary(BaseModel):
-    """The part of report.json that is shown; all of it is the affair of what wrote it."""
+    """The part of report.json that is shown. `videossm.calib` writes more into it."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -42,7 +43,7 @@ def report_summary(plan: Plan) -> dict[str, str | int | float]:
     if REPORT_FILE not in plan.manifest.files:
         return {}
     try:
-        return ReportSummary.model_validate_json((plan.path / REPORT_FILE).read_bytes()).summary
+        return ReportSummary.model_validate_json(read_small(plan.path, REPORT_FILE)).summary
     except ValidationError:
         expected = "an object of texts and numbers; export the plan again"
         raise PlanError(f"{REPORT_FILE}: summary: got something else or nothing, expected {expected}") from None
@@ -64,17 +65,17 @@ def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | flo
     yield f"{manifest.name}  {manifest.precision}, {manifest.backend}, lowering {manifest.lowering}  {plan.path}"
     yield f"identity   {plan.identity}"
     yield f"stream id  {manifest.stream_identity}"
-    frames = {stream.first_frames, stream.later_frames}
-    lengths = " frames first, then ".join(map(str, sorted(frames)))
+    frames = list(dict.fromkeys([stream.first_frames, stream.later_frames]))
+    lengths = " frames first, then ".join(map(str, frames))
     length = "an endless stream" if stream.chunks is None else f"a clip of {stream.chunks} chunks"
     yield (
-        f"stream     {length}, {stream.width}x{stream.height} at {stream.fps:g} frames/s, batch {stream.batch}; a chunk "
-        f"is {lengths} frames, {stream.later_frames / stream.fps:g} s"
+        f"stream     {length}, {stream.width}x{stream.height} at {stream.fps:g} frames/s, batch {stream.batch}; "
+        f"a chunk is {lengths} frames, {stream.later_frames / stream.fps:g} s"
     )
     if window is not None:
         yield (
-            f"window     {window.chunks} chunks, {window.sink} of them the sink; {window.chunk_frames} positions a chunk, "
-            f"counted in the {'video' if window.positions == 'absolute' else 'window'}"
+            f"window     {window.chunks} chunks, {window.sink} of them the sink; {window.chunk_frames} positions "
+            f"a chunk, counted in the {'video' if window.positions == 'absolute' else 'window'}"
         )
     for name in manifest.pass_engines:
         scalars = [each.scalars for each in manifest.passes if each.engine == name]
@@ -102,8 +103,8 @@ def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | flo
 
 def _engine_lines(name: str, engine: EngineSpec) -> Iterator[str]:
     yield f"{name}  ({engine.file})"
-    for tensor in (*engine.inputs, *engine.outputs):
-        arrow, place = ("in ", tensor.source) if isinstance(tensor, Input) else ("out", tensor.target)
+    tensors = [("in ", tensor, tensor.source) for tensor in engine.inputs]
+    for arrow, tensor, place in [*tensors, *(("out", tensor, tensor.target) for tensor in engine.outputs)]:
         shape = "x".join(str(side) for side in tensor.shape)
         yield f"  {arrow} {tensor.name:<24}{tensor.dtype:<8} {shape:<16} {place}"
 

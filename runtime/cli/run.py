@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +14,16 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from videossm.runtime.cli import INTERRUPTED, Command, drop_stdout, print_json, progress
+from videossm.runtime.cli import Command, drop, print_json, progress, say
 from videossm.runtime.cli.device import device_options
 from videossm.runtime.cli.interrupt import Interrupt, noted_interrupt
 from videossm.runtime.cli.measure import process_age_s
-from videossm.runtime.errors import UserError
+from videossm.runtime.errors import UserError, shown
 from videossm.runtime.plan import Plan
 from videossm.runtime.preflight import require_run
 from videossm.runtime.prompt import PromptTokenizer
 from videossm.runtime.rollout import Rollout
-from videossm.runtime.sinks import open_sink
+from videossm.runtime.sinks import check_sink, open_sink
 from videossm.runtime.state import check_state_path
 
 _DEFAULT_SECONDS = 5.0
@@ -88,17 +89,15 @@ def run(
 ) -> None:
     """Rolls PLAN out into a video. Existing files of that name are overwritten as the frames come.
 
-    Ctrl-C drops the chunk in hand and ends; the file then holds what was made before. A second one ends at once.
+    Ctrl-C or SIGTERM drops the chunk in hand and ends; the file then holds what was made before. A second one ends the
+    process at once.
     """
     interrupt = context.with_resource(noted_interrupt())
     if as_json and output == "-":
         raise UserError("--json: got -o - as well, expected stdout to be free; write to a file")
-    if resume is not None:
-        _check_new(output)
     opened = Plan.open(plan)
+    _check_outputs(output, save_state, resume, opened)
     length = _length(opened, seconds, chunks, endless=output == "-")
-    if save_state is not None:
-        check_state_path(save_state)
     switches = _switches(opened, prompt_at)
     _check_prompts(opened, [*([] if prompt is None else [prompt]), *switches.values()])
     if resume is None and prompt is None and opened.manifest.text is not None:
@@ -114,18 +113,19 @@ def run(
         if prompt is not None:
             rollout.set_prompt(_for_batch(opened, prompt))
     with rollout:
-        _check_times(rollout, switches, length)
+        length = _length(opened, seconds, chunks, endless=output == "-", first=rollout.next_index)
+        _check_times(rollout, prompt_at, length, chunks is not None)
         report = _roll(rollout, length, switches, output, save_state, interrupt)
     if as_json:
         print_json(vars(report))
     else:
-        click.echo(_summary(report), err=True)
+        say(_summary(report))
     if report.interrupted:
-        context.exit(INTERRUPTED)
+        context.exit(interrupt.exit_code)
 
 
-def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool) -> int | None:
-    """Chunks to make; None for no end, or that of a clip."""
+def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool, first: int = 0) -> int | None:
+    """Chunks to make from chunk `first` on; None for no end, or that of a clip."""
     if seconds is not None and chunks is not None:
         raise UserError("--seconds: got --chunks as well, expected one of them; leave one out")
     if chunks is not None:
@@ -138,11 +138,25 @@ def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool
         seconds = _DEFAULT_SECONDS
     if not (math.isfinite(seconds) and seconds > 0):
         raise UserError(f"--seconds: got {seconds:g}, expected more than 0; give a length")
-    return max(1, plan.manifest.stream.chunk_at(seconds))
+    stream = plan.manifest.stream
+    return max(1, stream.chunk_at(stream.start_s(first) + seconds) - first)
+
+
+def _check_outputs(output: str, save_state: str | None, resume: str | None, plan: Plan) -> None:
+    """Raises SinkError, StateError or UserError, before any work is done, for a place that cannot be written.
+
+    A stream may go on in the state that it is resumed from; it must not replace its own first part.
+    """
+    read = [plan.path, *([Path(resume)] if resume is not None else [])]
+    check_sink(output, read)
+    if save_state is not None:
+        check_state_path(save_state, [plan.path, *([Path(output)] if output != "-" else [])])
+    if resume is not None:
+        _check_new(output)
 
 
 def _check_new(output: str) -> None:
-    """A resumed stream must not replace its own first part; pictures go on counting."""
+    """Pictures go on counting."""
     if output != "-" and not output.lower().endswith(".png") and Path(output).exists():
         raise UserError(
             f"-o: got {output}, which exists, expected a new file with --resume, as it takes the frames to come only; "
@@ -160,7 +174,7 @@ def _switches(plan: Plan, prompt_at: tuple[str, ...]) -> dict[int, str]:
         except ValueError:
             seconds = math.nan
         if not colon or not (math.isfinite(seconds) and seconds >= 0):
-            raise UserError(f"--prompt-at: got {given!r}, expected SECONDS:TEXT, as 2.5:a red circle; change it")
+            raise UserError(f"--prompt-at: got {shown(given)}, expected SECONDS:TEXT, as 2.5:a red circle; change it")
         chunk = plan.manifest.stream.chunk_at(seconds)
         if chunk in switches:
             start_s = plan.manifest.stream.start_s(chunk)
@@ -180,15 +194,24 @@ def _check_prompts(plan: Plan, texts: Iterable[str]) -> None:
             tokenizer.encode([prompt])
 
 
-def _check_times(rollout: Rollout, switches: Iterable[int], length: int | None) -> None:
-    """Every one of `switches` is a chunk of this run."""
-    first, start_s = rollout.next_index, rollout.plan.manifest.stream.start_s
-    end = math.inf if length is None else first + length
-    for chunk in switches:
-        if not first <= chunk < end:
-            last = "the end" if length is None else f"{start_s(first + length - 1):g} s"
-            expected = f"from {start_s(first):g} to {last}, where this run's chunks start"
-            raise UserError(f"--prompt-at: got {start_s(chunk):g} s, expected {expected}; change it or the length")
+def _check_times(rollout: Rollout, prompt_at: tuple[str, ...], length: int | None, in_chunks: bool) -> None:
+    """Raises UserError unless a chunk of this run starts at every time of `prompt_at`, or within a chunk after it."""
+    first, stream = rollout.next_index, rollout.plan.manifest.stream
+    end = min(math.inf if length is None else first + length, stream.chunks or math.inf)
+    for given in prompt_at:
+        time = given.partition(":")[0]
+        chunk = stream.chunk_at(float(time))
+        if chunk < first:
+            raise UserError(f"--prompt-at {time}: the video goes on at {stream.start_s(first):g} s; use that at least.")
+        if chunk >= end:
+            more = ""
+            if chunk < (stream.chunks or math.inf):  # a clip cannot be longer
+                seconds = math.ceil(stream.start_s(chunk + 1) - stream.start_s(first))
+                more = f", or add --chunks {chunk + 1 - first}" if in_chunks else f", or add --seconds {seconds}"
+            raise UserError(
+                f"--prompt-at {time}: the next chunk starts at {stream.start_s(chunk):g} s, but the video ends there; "
+                f"use at most {stream.start_s(int(end) - 1):g}{more}."
+            )
 
 
 def _roll(
@@ -203,10 +226,11 @@ def _roll(
     stream = plan.manifest.stream
     begun = {"start_s": stream.start_s(first), "prompt": rollout.prompts[0]} if rollout.prompts else None
     report = Report(plan.name, rollout.seeds, [begun] if begun else [], first, save_state)
-    report.prompts += [{"start_s": stream.start_s(chunk), "prompt": text} for chunk, text in sorted(switches.items())]
     width, first_frame = stream.width * stream.batch, stream.frames_before(first)
     prompts = {chunk: _for_batch(plan, text) for chunk, text in switches.items()}
     interrupt.rollout = rollout
+    if interrupt.seen:  # while the engines were loaded
+        rollout.cancel()
     started = perf_counter()
     with open_sink(output, width, stream.height, stream.fps, first_frame) as sink:
         try:
@@ -217,11 +241,13 @@ def _roll(
                     report.time_to_first_frame_s = report.time_to_first_frame_s or process_age_s()
                     if save_state is not None:
                         rollout.save(save_state)
+                    if chunk.index in switches:
+                        report.prompts.append({"start_s": chunk.start_s, "prompt": switches[chunk.index]})
                     report.chunks += 1
                     report.frames += len(frames)
                     bar.update()
         except BrokenPipeError:  # the reader of stdout has seen enough
-            drop_stdout()
+            drop(sys.stdout)
     report.output_files, report.interrupted = sink.files, interrupt.seen
     _finish(report, plan, perf_counter() - started)
     return report
@@ -246,6 +272,8 @@ def _side_by_side(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _summary(report: Report) -> str:
+    if report.interrupted and not report.chunks:
+        return "interrupted before the first chunk; nothing written."
     files = report.output_files
     where = files[0] if len(files) == 1 else f"{files[0]} .. {files[-1]}" if files else "nothing"
     speed = f", {report.ms_per_chunk:.1f} ms a chunk, {report.realtime_factor:.1f}x real time" if report.chunks else ""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from videossm.runtime.errors import SinkError
+from videossm.runtime.errors import SinkError, shown
+from videossm.runtime.output_file import check_output_file
 
 EXTENSIONS = (".mp4", ".gif", ".y4m", ".png")
 
@@ -20,9 +23,19 @@ class Sink(ABC):
 
     files: list[str]  # what it has written
 
-    @abstractmethod
+    def __init__(self, width: int, height: int) -> None:
+        self._size = (height, width, 3)
+
     def write(self, frames: NDArray[Any]) -> None:
-        """Frames uint8 [T, H, W, 3]. Raises SinkError when they cannot be written."""
+        """Frames uint8 [T, H, W, 3] of the sink's size. Raises SinkError: others, or they cannot be written."""
+        if frames.ndim != 4 or frames.shape[1:] != self._size or frames.dtype != "uint8":
+            got, size = f"{frames.dtype} {list(frames.shape)}", ", ".join(map(str, self._size))
+            raise SinkError(f"frames: got {got}, expected uint8 [T, {size}]; open the sink for frames of that size")
+        self._write(frames)
+
+    @abstractmethod
+    def _write(self, frames: NDArray[Any]) -> None:
+        """Checked frames."""
 
     @abstractmethod
     def close(self) -> None:
@@ -35,27 +48,38 @@ class Sink(ABC):
         self.close()
 
 
-def open_sink(output: str, width: int, height: int, fps: float, first_frame: int = 0) -> Sink:
-    """`-` or a path. An existing file is overwritten in place, from the first frame that is written on.
-
-    `first_frame`: number of the first picture of a sequence.
-
-    Raises SinkError: unknown extension, missing folder, not writable.
-    """
-    if output == "-":
-        from videossm.runtime.sinks.frames import RawSink
-
+def check_sink(output: str | Path, inputs: Iterable[Path] = ()) -> None:
+    """Raises SinkError where `open_sink` would for that `output`, and where it is among `inputs`. Writes nothing."""
+    if str(output) == "-":
+        if sys.stdout is None or sys.stdout.closed:
+            raise SinkError("output: got -, but stdout is closed, expected a pipe or a file; redirect it")
         if sys.stdout.isatty():
             raise SinkError("output: got -, a terminal, expected a pipe or a file; redirect stdout or give -o out.mp4")
-        return RawSink(sys.stdout.buffer)
+        return
+    path = Path(output)
+    if path.suffix.lower() not in EXTENSIONS or str(output).endswith(os.sep):
+        raise SinkError(f"output: got {shown(str(output))}, expected {' '.join(EXTENSIONS)} or -; change the extension")
+    check_output_file("output", path, inputs, SinkError)
+
+
+def open_sink(output: str | Path, width: int, height: int, fps: float, first_frame: int = 0) -> Sink:
+    """`-` or a path. An existing file is overwritten in place, from the first frame that is written on.
+
+    `width`, `height`: of the frames. `first_frame`: number of the first picture of a sequence.
+
+    Raises SinkError: unknown extension, missing folder, not writable, no regular file, size or fps below 1 or 0.
+    """
+    check_sink(output)
+    if min(width, height) < 1:
+        raise SinkError(f"output: got frames of {width}x{height}, expected sides of 1 or more; change them")
+    if not (math.isfinite(fps) and fps > 0):
+        raise SinkError(f"output: got {fps:g} frames/s, expected more than 0; change it")
+    if str(output) == "-":
+        from videossm.runtime.sinks.frames import RawSink
+
+        return RawSink(sys.stdout.buffer, width, height)
     path = Path(output)
     extension = path.suffix.lower()
-    if extension not in EXTENSIONS or output.endswith(os.sep):
-        raise SinkError(f"output: got {output}, expected {' '.join(EXTENSIONS)} or -; change the extension")
-    if not path.parent.is_dir():
-        raise SinkError(f"output: got {output}, expected a folder that exists; create {path.parent}")
-    if path.is_dir():
-        raise SinkError(f"output: got {output}, which is a folder, expected a file; choose another name")
     if extension == ".png":
         from videossm.runtime.sinks.frames import PngSink
 

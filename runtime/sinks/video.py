@@ -20,7 +20,10 @@ _GIF_MAX_FPS = 100  # it counts in hundredths of a second
 class VideoSink(Sink):
     """An encoder and a container. What is in the file always plays, up to its last fragment."""
 
-    def __init__(self, path: Path, fps: float, container: str, options: dict[str, str]) -> None:
+    def __init__(
+        self, path: Path, width: int, height: int, fps: float, container: str, options: dict[str, str]
+    ) -> None:
+        super().__init__(width, height)
         self._file = WholeFile(path)
         self._rate = frame_rate(fps)
         self._count = 0
@@ -28,7 +31,7 @@ class VideoSink(Sink):
         flags = {"fflags": "+bitexact+flush_packets"}
         self._container: Any = av.open(self._file, "w", format=container, options={**flags, **options})
 
-    def write(self, frames: NDArray[Any]) -> None:
+    def _write(self, frames: NDArray[Any]) -> None:
         for pixels in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame.pts, frame.time_base = self._count, 1 / self._rate
@@ -63,7 +66,7 @@ class Mp4Sink(VideoSink):
     def __init__(self, path: Path, width: int, height: int, fps: float) -> None:
         if width % 2 or height % 2:
             raise SinkError(f"output: got mp4 for {width}x{height}, expected even sides; write .gif, .y4m or .png")
-        super().__init__(path, fps, "mp4", {"movflags": "frag_every_frame+empty_moov+default_base_moof"})
+        super().__init__(path, width, height, fps, "mp4", {"movflags": "frag_every_frame+empty_moov+default_base_moof"})
         # One thread: x264's output depends on their number. zerolatency: a chunk is out as soon as it is made.
         options = {
             "preset": "veryfast",
@@ -87,7 +90,7 @@ class GifSink(VideoSink):
             raise SinkError(
                 f"output: got gif for {fps:g} frames/s, expected at most {_GIF_MAX_FPS}; write .mp4, .y4m or .png"
             )
-        super().__init__(path, fps, "gif", {"loop": "0"})
+        super().__init__(path, width, height, fps, "gif", {"loop": "0"})
         self._stream: Any = self._container.add_stream("gif", rate=self._rate)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "pal8"
         self._graph = self._palette_graph(width, height)

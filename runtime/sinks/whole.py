@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 from videossm.runtime.errors import SinkError
+from videossm.runtime.output_file import check_output_file
 
 _MAX_RATE_DENOMINATOR = 1001  # as in 24000/1001
 
@@ -21,6 +22,21 @@ def frame_rate(fps: float) -> Fraction:
 def write_error(where: object, error: OSError) -> SinkError:
     """The system's error as one of ours."""
     return SinkError(f"output: cannot write {where} ({error.strerror}); choose a place that is writable and has room")
+
+
+def _lock(descriptor: int) -> bool:
+    """Keeps other sinks out of a file until it is closed; False if one has it already."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: two runs are not kept apart there
+        pass
+    return True
 
 
 class WholeFile:
@@ -37,10 +53,14 @@ class WholeFile:
         self._error: SinkError | None = None
         self.written: list[str] = []
         self._existed = path.exists()
+        check_output_file("output", path, error=SinkError)
         try:
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise write_error(path, error) from error
+        if not _lock(self._file.fileno()):
+            self._file.close()
+            raise SinkError(f"output: got {path}, which another run is writing, expected a file of its own; choose one")
 
     @property
     def failed(self) -> bool:
@@ -57,7 +77,7 @@ class WholeFile:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            with contextlib.suppress(OSError):  # devices cannot be cut
+            with contextlib.suppress(OSError):
                 self._file.truncate(self._whole_bytes)
             self._size_bytes = self._whole_bytes
             self._error = write_error(self._path, error)
@@ -80,12 +100,11 @@ class WholeFile:
 
     def close(self) -> None:
         self._file.close()
-        if not self._size_bytes and not self._existed:
+        if not self._size_bytes and (self.written or not self._existed):
             self._path.unlink(missing_ok=True)
             self.written.clear()
 
     def _empty(self) -> None:
-        """The old content goes; a device or a pipe has none."""
-        if os.fstat(self._file.fileno()).st_size:
-            self._file.truncate(0)
+        """The old content goes."""
+        self._file.truncate(0)
         self.written.append(str(self._path))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from videossm.export.build import BuildOptions, build_plan
+from videossm.export.build import BuildOptions, Built, build_plan
+from videossm.models.family import Deployment
 from videossm.models.shapes.tokenizer import build_tokenizer
+from videossm.models.videossm.deployment import deployment
 from videossm.models.videossm.model import VideoModel, random_model
 from videossm.models.videossm.presets import test as small_preset
 from videossm.runtime import Plan
@@ -20,14 +22,20 @@ def small_model() -> VideoModel:
 
 
 @pytest.fixture(scope="session")
-def export_plan() -> Callable[..., Plan]:
-    """`export_plan(model, folder, lowering=...)`: the plan that export makes of a model."""
+def deployed() -> Callable[[VideoModel], Deployment]:
+    """`deployed(model)`, with the tokenizer of the shapes."""
+    return lambda model: deployment(model, build_tokenizer().to_str())
 
-    def export(model: VideoModel, folder: Path, **options: str) -> Plan:
-        path = folder / "engine.plan"
-        path.mkdir()
-        build_plan(model, build_tokenizer(), BuildOptions(**options), path)
-        return Plan.open(path)
+
+@pytest.fixture(scope="session")
+def export_plan() -> Callable[..., Built]:
+    """`export_plan(deployment, folder, lowering="contrib", opset=23)`: in the folders engine.plan and canonical."""
+
+    def export(deployment: Deployment, folder: Path, lowering: str = "contrib", opset: int = 23) -> Built:
+        plan, canonical = folder / "engine.plan", folder / "canonical"
+        plan.mkdir()
+        canonical.mkdir()
+        return build_plan(deployment, BuildOptions("own", lowering, opset), plan, canonical)
 
     return export
 

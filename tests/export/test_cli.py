@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,9 +60,19 @@ def test_exports_and_verifies_a_checkpoint(checkpoint: Path, tmp_path: Path) -> 
 
 def test_replaces_an_older_plan_and_leaves_no_debris(checkpoint: Path, older: Path, tmp_path: Path) -> None:
     assert Plan.open(older).manifest.stream.width == 48
-    assert invoke(checkpoint, "-o", older, "--no-verify", "--width", 64).exit_code == 0
+    assert invoke(checkpoint, "-o", older, "--force", "--no-verify", "--width", 64).exit_code == 0
     assert Plan.open(older).manifest.stream.width == 64
     assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.plan", "model.safetensors"]
+
+
+def test_an_older_plan_stays_without_force(checkpoint: Path, older: Path) -> None:
+    before = Plan.open(older).identity
+    message = refused(invoke(checkpoint, "-o", older))
+    assert message == (
+        f"output: got {older}, which is there already, expected a new name; choose another -o, "
+        "or add --force to replace it"
+    )
+    assert Plan.open(older).identity == before
 
 
 def test_dry_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
@@ -73,16 +84,16 @@ def test_dry_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "checkpoint: got nothing, which is neither a file nor a preset"),
+        (["nothing"], "checkpoint: got nothing, which is neither a checkpoint nor a preset"),
         (["videossm-1.3b"], "checkpoint: got preset videossm-1.3b, which ships no weights"),
         (["test", "--precision", "fp12"], "--precision: got fp12, expected one of fp32, fp16"),
         (["test", "--backend", "openvino"], "--backend: got openvino, expected one of onnxruntime"),
         (["test", "--lowering", "loops"], "--lowering: got loops, expected one of contrib, standard, plugin"),
         (["test", "--opset", "12"], "--opset: got 12, expected 23 to 25"),
-        (["test", "--layers", "1"], "--layers: got it with a checkpoint's weights"),
+        (["shapes", "--set", "layers=1"], "layers: got it with a checkpoint's weights"),
         (["test", "--random-weights", "--height", "50"], "height: got 50, expected a multiple of 16"),
         (["test", "--random-weights", "--width", "-16"], "width: got -16, expected at least 1"),
-        (["test", "--random-weights", "--window-frames", "4"], "window_frames: got 4, expected a multiple of"),
+        (["test", "--random-weights", "--set", "window_frames=4"], "window_frames: got 4, expected a multiple of"),
         (["test", "--random-weights", "--verify-chunks", "0"], "--verify-chunks: got 0, expected 1 or more"),
         (["test", "--random-weights", "-o", "no/such/folder.plan"], "whose folder does not exist"),
         (["test", "--random-weights", "-o", "."], "which exists and is no plan"),
@@ -129,12 +140,22 @@ def test_broken_checkpoints(break_model: Callable[[VideoModel], object], message
     assert not (tmp_path / "engine.plan").exists()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: 4e15"), MemoryError()])
+def test_a_model_beyond_the_memory(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("videossm.export.source.find_source", short)
+    message = refused(invoke("test", "--random-weights", "-o", tmp_path / "engine.plan"))
+    assert message == "memory: got too little for a model of this size, expected more; make it smaller"
+
+
 def test_a_folder_as_checkpoint(tmp_path: Path) -> None:
-    assert "which is neither a file nor a preset" in refused(invoke(tmp_path))
+    assert "which is neither a checkpoint nor a preset" in refused(invoke(tmp_path))
 
 
 def test_a_name_that_no_file_can_have() -> None:
-    assert "which is neither a file nor a preset" in refused(invoke("x" * 300))
+    assert "which is neither a checkpoint nor a preset" in refused(invoke("x" * 300))
 
 
 def test_a_plan_that_does_not_verify_replaces_nothing(
@@ -142,19 +163,19 @@ def test_a_plan_that_does_not_verify_replaces_nothing(
 ) -> None:
     before = Plan.open(older).identity
     monkeypatch.setattr("videossm.export.verify.relative_error", lambda got, expected: float("nan"))
-    result = invoke(checkpoint, "-o", older, "--width", 64)
+    result = invoke(checkpoint, "-o", older, "--force", "--width", 64)
     assert result.exit_code == 1
     assert result.stderr.startswith("verify: got chunk 0: relative error nan")
     assert Plan.open(older).identity == before
 
 
-def test_ctrl_c_leaves_the_older_plan_and_no_debris(
-    checkpoint: Path, older: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_leaves_the_older_plan_and_no_debris(
+    checkpoint: Path, older: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    def interrupted(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("videossm.export.build.trace", interrupted)
-    assert invoke(checkpoint, "-o", older).exit_code == 130
+    monkeypatch.setattr("videossm.export.build.trace", lambda *arguments: signal.raise_signal(number))
+    result = invoke(checkpoint, "-o", older, "--force")
+    assert result.exit_code == 128 + number
+    assert result.stderr.split() == ["interrupted" if number == signal.SIGINT else "terminated"]
     Plan.open(older)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.plan", "model.safetensors"]

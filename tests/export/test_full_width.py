@@ -22,7 +22,7 @@ from videossm.export.cli import export
 atexit.register(lambda: print(Path("/proc/self/status").read_text(), file=sys.stderr))
 export.main(sys.argv[1:])
 """
-EXPORT = [sys.executable, "-c", MEASURED, "videossm-1.3b", "--layers", "2", "--random-weights", "--json"]
+EXPORT = [sys.executable, "-c", MEASURED, "videossm-1.3b", "--set", "layers=2", "--random-weights", "--json"]
 MEMORY_RATIO = 2.5  # peak memory of an export to its weights
 BYTES_PER_PARAMETER = 4
 

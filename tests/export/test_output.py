@@ -12,7 +12,7 @@ from videossm.runtime.errors import PlanError
 
 
 def make(out: Path, text: str = "new") -> None:
-    with new_plan(out) as folder:
+    with new_plan(out, force=True) as folder:
         (folder / "step.onnx").write_text(text)
         (folder / "manifest.json").write_text('{"files": {"step.onnx": {}}}')
 
@@ -27,7 +27,7 @@ def test_replaces_a_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [RuntimeError("trace"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_a_failure_leaves_the_older_plan(tmp_path: Path, error: BaseException) -> None:
     make(tmp_path / "engine.plan", "old")
-    with pytest.raises(type(error)), new_plan(tmp_path / "engine.plan"):
+    with pytest.raises(type(error)), new_plan(tmp_path / "engine.plan", force=True):
         raise error
     assert (tmp_path / "engine.plan" / "step.onnx").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["engine.plan"]
@@ -87,6 +87,35 @@ def test_inside_the_plan_that_is_replaced(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path / "engine.plan")
     make(Path("."))
     assert (tmp_path / "engine.plan" / "step.onnx").read_text() == "new"
+
+
+def test_a_plan_stays_unless_it_is_forced(tmp_path: Path) -> None:
+    make(tmp_path / "engine.plan", "old")
+    with pytest.raises(PlanError, match=r"which is there already, expected a new name; .* or add --force"):
+        check_out(tmp_path / "engine.plan")
+    check_out(tmp_path / "engine.plan", force=True)
+
+
+def test_a_plan_that_came_meanwhile_stays(tmp_path: Path) -> None:
+    out = tmp_path / "engine.plan"
+    with pytest.raises(PlanError, match="which is there already"), new_plan(out):
+        make(out, "another's")
+    assert (out / "step.onnx").read_text() == "another's"
+    assert [path.name for path in tmp_path.iterdir()] == ["engine.plan"]
+
+
+def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
+    make(tmp_path / "engine.plan")
+    (tmp_path / "link").symlink_to(tmp_path / "engine.plan" / "step.onnx")
+    for given in (tmp_path / "engine.plan", tmp_path / "engine.plan" / "step.onnx", tmp_path / "link"):
+        with pytest.raises(PlanError, match="in it is read, expected a new name"):
+            check_out(tmp_path / "engine.plan", force=True, inputs=[given])
+
+
+def test_within_a_plan(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"schema_version": 1, "engines": {}, "files": {}}')
+    with pytest.raises(PlanError, match=r"which lies in the plan .*, expected a place outside; choose one"):
+        check_out(tmp_path / "report" / ".." / "engine.plan")
 
 
 def test_a_link_to_a_plan(tmp_path: Path) -> None:

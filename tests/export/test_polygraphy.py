@@ -11,7 +11,7 @@ import pytest
 from videossm.runtime import Plan
 
 POLYGRAPHY = Path(sys.executable).with_name("polygraphy")
-ENGINES = ("text_encoder", "step", "memory", "decoder")
+ENGINES = ("text_encoder", "turn", "step", "memory", "decoder_first", "decoder")
 
 
 def polygraphy(*arguments: str | Path) -> str:
@@ -27,7 +27,7 @@ def test_runs_on_inputs_of_its_own_making(small_plan: Plan, engine: str) -> None
 
 
 def test_lists_every_tensor(small_plan: Plan) -> None:
-    spec = small_plan.manifest.engines.step
+    spec = small_plan.manifest.engines["step"]
     shown = polygraphy("inspect", "model", small_plan.path / spec.file)
     for tensor in (*spec.inputs, *spec.outputs):
         assert f"{tensor.name} [dtype={tensor.dtype}" in shown, tensor.name

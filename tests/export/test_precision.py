@@ -158,7 +158,7 @@ def test_a_plan_with_a_report_is_replaced_by_one_without(tmp_path: Path) -> None
     out = tmp_path / "engine.plan"
     assert invoke(*RANDOM, "-o", out, "--no-verify", "--precision", "fp16").exit_code == 0
     assert (out / "report").is_dir()
-    assert invoke(*RANDOM, "-o", out, "--no-verify").exit_code == 0
+    assert invoke(*RANDOM, "-o", out, "--force", "--no-verify").exit_code == 0
     assert not (out / "report").exists()
     assert Plan.open(out).manifest.precision == "fp32"
 
@@ -304,7 +304,9 @@ def test_memory_that_is_short_leaves_the_older_plan(tmp_path: Path, monkeypatch:
     assert invoke(*RANDOM, "-o", out, "--no-verify").exit_code == 0
     before = Plan.open(out).identity
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
-    assert refused(*RANDOM, "-o", out, *INT8).startswith("memory: got 0.0 GB free, expected about 0.5 GB to calibrate")
+    assert refused(*RANDOM, "-o", out, "--force", *INT8).startswith(
+        "memory: got 0.0 GB free, expected about 0.5 GB to calibrate"
+    )
     assert Plan.open(out).identity == before
 
 

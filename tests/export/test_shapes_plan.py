@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videossm.export.source import find_source
+from videossm.export.build import Built
 from videossm.export.verify import verify
+from videossm.models.family import Deployment, find_family
 from videossm.models.shapes.detector import observe
-from videossm.models.videossm.model import VideoModel
+from videossm.models.videossm.checkpoint import WEIGHTS
 from videossm.models.videossm.presets import shapes
 from videossm.runtime import Plan, Rollout
 
@@ -24,24 +25,23 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def shapes_model() -> VideoModel:
-    source = find_source("shapes")
-    return source.load(source.config)
+def deployment() -> Deployment:
+    return find_family("shapes").load("shapes", {}, False)
 
 
 @pytest.fixture(scope="module", params=["contrib", "standard"])
 def shapes_plan(
     request: pytest.FixtureRequest,
     shared: Callable[..., Path],
-    shapes_model: VideoModel,
-    export_plan: Callable[..., Plan],
+    deployment: Deployment,
+    export_plan: Callable[..., Built],
 ) -> Plan:
-    made = shared(f"shapes-{request.param}", lambda folder: export_plan(shapes_model, folder, lowering=request.param))
+    made = shared(f"shapes-{request.param}", lambda folder: export_plan(deployment, folder, lowering=request.param))
     return Plan.open(made / "engine.plan")
 
 
-def test_24_chunks_within_tolerance(shapes_plan: Plan, shapes_model: VideoModel) -> None:
-    assert [error for error in verify(shapes_plan, shapes_model, 24) if not error.small] == []
+def test_24_chunks_within_tolerance(shapes_plan: Plan, deployment: Deployment) -> None:
+    assert [error for error in verify(shapes_plan, deployment, 24) if not error.small] == []
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -53,11 +53,6 @@ def test_video_shows_what_was_asked(shapes_plan: Plan, prompt: str) -> None:
     assert (seen.colour, seen.background) == (words[1], words[-1])
 
 
-def test_weights_are_small(shapes_plan: Plan) -> None:
-    source = find_source("shapes")
-    assert isinstance(source.checkpoint, Path)
-    assert source.checkpoint.stat().st_size <= 16e6
-
-
-def test_checkpoint_is_of_the_preset() -> None:
-    assert find_source("shapes").config == shapes()
+def test_checkpoint_is_of_the_preset_and_small(deployment: Deployment) -> None:
+    assert deployment.config == shapes().to_dict()
+    assert (WEIGHTS / "shapes.safetensors").stat().st_size <= 16e6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from videossm.runtime import BackendError
 from videossm.runtime.backends.cuda import CudaDevice
 from videossm.runtime.backends.cuda_memory import CudaMemory
 
@@ -13,7 +14,9 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture
 def memory():
-    return CudaMemory(CudaDevice(0, "use --device cpu"))
+    opened = CudaMemory(CudaDevice(0, "use --device cpu"))
+    yield opened
+    opened.close()
 
 
 def test_values_go_there_and_back(memory):
@@ -46,3 +49,18 @@ def test_a_captured_copy_is_executed_only_when_launched(memory):
     assert not other.read().any()
     graph.launch()
     assert other.read().all()
+
+
+def test_close_gives_memory_back_though_it_is_referred_to(memory):
+    free_bytes, _ = memory.device.memory_bytes()
+    kept = [memory.buffer((1, 64 << 20), np.dtype("uint8")) for _ in range(4)]
+    graph = memory.device.capture(lambda: kept[1].copy_from(kept[0]))
+    graph.launch()
+    transfer = kept[1].read_later()
+    memory.close()
+    memory.close()
+    with pytest.raises(BackendError, match=r"^device: got cuda:0 after it was closed"):
+        transfer.wait()
+    another = CudaDevice(0, "use --device cpu")
+    assert another.memory_bytes()[0] > free_bytes - (64 << 20)
+    another.close()

@@ -54,6 +54,19 @@ def test_passes_become_graphs_and_frames_stay(engines):
     assert all(map(np.array_equal, first, (chunk.frames for chunk in islice(fork, 12))))
 
 
+def test_a_closed_rollout_can_be_made_again(engines):
+    """What is freed while CUDA or TensorRT still uses it shows here, if anywhere."""
+    _, plan = engines("fp16")
+    expected = None
+    for _ in range(3):
+        with Rollout(plan, PROMPT, SEED) as rollout:
+            fork = rollout.fork()
+            frames = [chunk.frames for chunk in rollout.play(8)]
+            next(fork)
+        expected = expected or frames
+        assert all(map(np.array_equal, frames, expected))
+
+
 def test_memory_does_not_grow(engines):
     _, plan = engines("fp16")
     rollout = Rollout(plan, PROMPT, SEED)

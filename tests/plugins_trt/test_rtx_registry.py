@@ -2,7 +2,7 @@
 
 In a child process: TensorRT-RTX runs no plugins, and aborts the process when its parser adds the layer of one. Until
 then the parser has found the creator by an exported node's name, version and namespace, and made the plugin from its
-attributes.
+attributes; by itself, and on the way that `videossm-export --plugins` goes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,12 +21,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from videossm.calib.plans import write_half
 from videossm.export import schemas
-from videossm.export.engines import EngineSpec, engine_specs
-from videossm.export.lowering import lower
+from videossm.export.build import BuildOptions, Built, build_plan
+from videossm.export.lowering import has_scans, lower
+from videossm.export.trace import trace
+from videossm.models.family import Engine, find_family
 from videossm.models.scans.operators import selective_scan
-from videossm.models.videossm.model import random_model
-from videossm.models.videossm.presets import test as small_preset
 
 pytestmark = pytest.mark.skipif(
     find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed: pip install 'videossm[rtx]'"
@@ -75,8 +75,54 @@ say(parsed=parser.parse_from_file(graph))
 """
 
 
-def run_child(library: Path, graph: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, "-c", CHILD, str(library), str(graph)]
+# Arguments: the library, a plan of ONNX graphs, an engine with scans, its graph before it was lowered, and where the one
+# that is parsed goes. Builds the plan as videossm-export does, TensorRT-RTX in the place of TensorRT.
+EXPORT = """
+import json, resource, shutil, sys
+from pathlib import Path
+import tensorrt_rtx_bindings as trt
+from videossm.export.tensorrt import build
+from videossm.export.tensorrt.options import TensorRtOptions
+from videossm.runtime import Plan
+from videossm.runtime.cli import progress
+from videossm.runtime.driver import Driver, Gpu
+from videossm.runtime.machine import Machine, Package
+
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it will abort
+library, plan, engine, canonical, copy = sys.argv[1:]
+
+class Logger(trt.ILogger):
+    def __init__(self):
+        trt.ILogger.__init__(self)
+    def log(self, severity, message):
+        print(json.dumps({"severity": severity.name, "message": message}), flush=True)
+
+Whole = trt.OnnxParser
+
+class Parser(Whole):
+    def __init__(self, network, logger):
+        Whole.__init__(self, network, verbose)
+    def parse_from_file(self, file):
+        print(json.dumps({"parses": Path(file).stem}), flush=True)
+        if Path(file).stem == engine:
+            shutil.copyfile(file, copy)
+        return super().parse_from_file(file)
+
+verbose = Logger()
+sys.modules["tensorrt"] = trt
+gpu = Gpu(0, "RTX 4090", "sm_89", 24 << 30, None)
+machine = Machine("3.11", "Linux", 2, None, None, {"tensorrt": Package(trt.__version__)}, driver=Driver(gpus=(gpu,)))
+build.probe_machine = lambda *arguments: machine
+trt.OnnxParser = Parser
+options = TensorRtOptions(version_compatible=True, plugins=Path(library))
+folder = Path(copy).with_name("engines")
+folder.mkdir()
+build.build_engines(Plan.open(plan), {engine: Path(canonical)}, "tensorrt", options, folder, progress)
+"""
+
+
+def run_child(script: str, *arguments: object) -> list[dict[str, Any]]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert lines, f"the child said nothing:\n{done.stderr}"
@@ -87,22 +133,10 @@ def messages(said: list[dict[str, Any]], severity: str) -> list[str]:
     return [line["message"] for line in said if line.get("severity") == severity]
 
 
-def exported(spec: EngineSpec, path: Path) -> Path:
-    """The spec's graph, its scans lowered to plugins."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the exporter's own use of torch
-        program = torch.onnx.export(
-            spec.module.eval(),
-            spec.inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=spec.input_names,
-            output_names=spec.output_names,
-            custom_translation_table=schemas.custom_translation_table(),
-            verbose=False,
-        )
-    assert program is not None, "torch.onnx.export returned nothing"
-    model = lower(program.model_proto, "plugin")
+def exported(engine: Engine, folder: Path) -> Path:
+    """The graph of `engine`, its scans lowered to plugins."""
+    model, path = trace(engine, {}, OPSET, folder)
+    lower(model, "plugin")
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
     return path
@@ -116,17 +150,29 @@ class Selective(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def memory_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    specs = {spec.name: spec for spec in engine_specs(random_model(small_preset(), seed=2))}
-    return exported(specs["memory"], tmp_path_factory.mktemp("graphs") / "memory.onnx")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The small plan of standard operators, and its graphs with scans."""
+    folder = tmp_path_factory.mktemp("built")
+    plan, canonical = folder / "engine.plan", folder / "canonical"
+    plan.mkdir()
+    canonical.mkdir()
+    deployment = find_family("test").load("test", {}, True)
+    return build_plan(deployment, BuildOptions("videossm", "standard", OPSET), plan, canonical)
+
+
+@pytest.fixture(scope="module")
+def memory_graph(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graphs") / "memory.onnx"
+    onnx.save(lower(onnx.load(built.scans["memory"]), "plugin"), path)
+    return path
 
 
 @pytest.fixture(scope="module")
 def selective_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shapes = [(1, 8, 12), (1, 8, 12), (8, 4), (1, 4, 12), (1, 4, 12), (1, 8, 4), (1, 8, 12)]
-    names = ["u", "delta", "A", "B", "C", "state", "z"]
-    spec = EngineSpec("selective", Selective(), tuple(torch.zeros(shape) for shape in shapes), names, ["y"])
-    return exported(spec, tmp_path_factory.mktemp("graphs") / "selective.onnx")
+    inputs = dict.fromkeys(["u", "delta", "A", "B", "C", "state", "z"], "")
+    engine = Engine("selective", Selective(), tuple(torch.zeros(shape) for shape in shapes), inputs, {"y": ""})
+    return exported(engine, tmp_path_factory.mktemp("graphs"))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +186,7 @@ def library(build_target: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def said(library: Path, memory_graph: Path) -> list[dict[str, Any]]:
-    return run_child(library, memory_graph)
+    return run_child(CHILD, library, memory_graph)
 
 
 def test_library_loads_and_lists_its_creators(said: list[dict[str, Any]]) -> None:
@@ -167,7 +213,7 @@ def test_parser_creates_the_plugin_of_an_exported_memory(said: list[dict[str, An
 
 
 def test_parser_creates_the_plugin_of_an_exported_selective_scan(library: Path, selective_graph: Path) -> None:
-    said = run_child(library, selective_graph)
+    said = run_child(CHILD, library, selective_graph)
     assert "Successfully created plugin: SelectiveScan" in messages(said, "INFO"), said
     assert not [text for text in messages(said, "WARNING") if "not found in plugin node" in text]
     assert not [text for text in messages(said, "VERBOSE") if "unset input" in text], "an input is absent"
@@ -178,6 +224,29 @@ def test_library_of_cuda_loads_without_a_driver(memory_graph: Path) -> None:
     library = Path(os.environ.get("VIDEOSSM_PLUGINS", ROOT / "build" / "plugins" / "libvideossm_plugins.so"))
     if not library.exists():
         pytest.skip("libvideossm_plugins.so is not built: make plugins")
-    said = run_child(library, memory_graph)
+    said = run_child(CHILD, library, memory_graph)
     assert {"loaded": True} in said, said
     assert "Successfully created plugin: GatedDeltaScan" in messages(said, "INFO"), said
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_export_parses_the_graph_that_was_verified(library: Path, built: Built, precision: str, tmp_path: Path) -> None:
+    """Its builder and the check before the build find the plugins; the graph is the verified one, lowered otherwise."""
+    plan = built.plan
+    if precision != "fp32":
+        (tmp_path / "half.plan").mkdir()
+        plan = write_half(plan, precision, tmp_path / "half.plan")
+    ((engine, canonical),) = built.scans.items()
+    parsed = tmp_path / "parsed.onnx"
+    said = run_child(EXPORT, library, plan.path, engine, canonical, parsed)
+    assert "Successfully created plugin: GatedDeltaScan" in messages(said, "INFO"), said
+    names = list(plan.manifest.engines)
+    assert [line["parses"] for line in said if "parses" in line] == names[: names.index(engine) + 1]
+    graph, verified = onnx.load(parsed), onnx.load(canonical)
+    assert has_scans(graph)
+    if precision == "fp32":
+        assert graph == lower(onnx.load(canonical), "plugin")
+        assert lower(verified, "standard") == onnx.load(plan.path / plan.manifest.engines[engine].file)
+    types = {value.name: value.type for value in (*graph.graph.input, *graph.graph.output)}
+    shipped = onnx.load(plan.path / plan.manifest.engines[engine].file).graph
+    assert types == {value.name: value.type for value in (*shipped.input, *shipped.output)}

@@ -60,14 +60,14 @@ def test_a_package_that_cannot_start(monkeypatch, tmp_path):
 def test_memory_of_a_container(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "_MEMORY", tmp_path / "meminfo")
     monkeypatch.setattr(machine, "_CONTAINER_LIMIT", tmp_path / "limit")
-    assert machine._memory() == (None, None)
+    assert machine.probe_memory() == (None, None)
     (tmp_path / "meminfo").write_text(
         "MemTotal:  1000 kB\nMemFree:  10 kB\nMemAvailable:  400 kB\nHugePages_Total: 0\n"
     )
-    assert machine._memory() == (1_024_000, 409_600)
+    assert machine.probe_memory() == (1_024_000, 409_600)
     for limit, expected in (("max\n", (1_024_000, 409_600)), ("500000\n", (500_000, 409_600)), ("9\n", (9, 9))):
         (tmp_path / "limit").write_text(limit)
-        assert machine._memory() == expected
+        assert machine.probe_memory() == expected
 
 
 def test_free_memory():

@@ -7,12 +7,15 @@ import sys
 
 import pytest
 
+from videossm.runtime import Rollout
+from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from videossm.runtime.driver import Driver, Gpu
 from videossm.runtime.errors import BackendError, PreflightError, Problem
 from videossm.runtime.machine import CUDA_BINDINGS, Machine, Package
 from videossm.runtime.manifest import Target
 from videossm.runtime.preflight import check_run, device_bytes, remarks, require_run
 from videossm.runtime.processor import Processor
+from videossm.runtime.program import buffer_bytes
 
 ADA = Gpu(0, "NVIDIA RTX 4090", "sm_89", 24_000_000_000, 20_000_000_000)
 NO_GPU = Driver(problem="no NVIDIA driver")
@@ -105,11 +108,6 @@ def test_no_device(tiny_plan):
         check_run(tiny_plan, MACHINE, "gpu")
 
 
-def test_unknown_backend(plan_for):
-    (line,) = lines(plan_for("openvino"), MACHINE)
-    assert line.startswith("backend: got openvino, expected one of onnxruntime, tensorrt, tensorrt-rtx;")
-
-
 @pytest.mark.parametrize(
     ("architecture", "target", "fits"),
     [
@@ -166,8 +164,8 @@ def test_memory_of_the_device(plan_for):
 
 def test_what_a_rollout_needs_at_least(tiny_plan):
     engines = tiny_plan.manifest.engines
-    graphs = sum((tiny_plan.path / engine.file).stat().st_size for _, engine in engines.items())
-    tensors = sum(tensor.size_bytes for tensor in (*engines.step.inputs, *engines.decoder.outputs))
+    graphs = sum((tiny_plan.path / engine.file).stat().st_size for engine in engines.values())
+    tensors = sum(tensor.size_bytes for tensor in (*engines["step"].inputs, *engines["decoder"].outputs))
     assert graphs + tensors < device_bytes(tiny_plan.manifest) < 3 * (graphs + tensors)
 
 
@@ -179,8 +177,8 @@ def test_memory_of_the_host(tiny_plan):
 
 def test_bf16_on_a_cpu(tiny_plan):
     engines = tiny_plan.manifest.engines
-    half = tuple(tensor.model_copy(update={"dtype": "bfloat16"}) for tensor in engines.decoder.outputs)
-    engines = engines.model_copy(update={"decoder": engines.decoder.model_copy(update={"outputs": half})})
+    half = tuple(tensor.model_copy(update={"dtype": "bfloat16"}) for tensor in engines["decoder"].outputs)
+    engines = {**engines, "decoder": engines["decoder"].model_copy(update={"outputs": half})}
     plan = dataclasses.replace(tiny_plan, manifest=tiny_plan.manifest.model_copy(update={"engines": engines}))
     (line,) = lines(plan, MACHINE)
     assert line.startswith("device: got cpu for a plan in bf16, expected cuda:N")
@@ -202,6 +200,17 @@ def test_int8_on_a_cpu_is_remarked_on(plan_for, precision, backend, device, told
     zen3 = machine(processor=Processor("Zen 3", ("avx2",)))
     expected = ["int8: this processor has no VNNI: int8 products are exact, but hardly faster than fp32"]
     assert remarks(plan, zen3, device) == (expected if told else [])
+
+
+@pytest.mark.parametrize(("version", "fits"), [("1.23.2", False), ("1.24.0", True), ("1.31.1", True)])
+def test_the_operator_of_the_lowering_contrib(plan_for, version, fits):
+    here = machine(packages={"onnxruntime": Package(version)})
+    problems = check_run(plan_for("onnxruntime", lowering="contrib"), here)
+    line = (
+        f"onnxruntime: got version {version}, expected 1.24 or later for a plan of lowering contrib; "
+        "upgrade it, or export with --lowering standard"
+    )
+    assert [str(problem) for problem in problems] == ([] if fits else [line])
 
 
 def test_an_onnxruntime_without_gpus(tiny_plan):
@@ -231,8 +240,8 @@ def test_require_run_raises_all_of_them(tiny_plan, plan_for):
     require_run(tiny_plan, "cpu")
     require_run(tiny_plan, None)
     with pytest.raises(PreflightError) as raised:
-        require_run(plan_for("openvino"), None)
-    assert [problem.what for problem in raised.value.problems] == ["backend"]
+        require_run(plan_for("tensorrt"), "cpu")
+    assert [problem.what for problem in raised.value.problems] == ["device"]
     assert str(raised.value) == str(raised.value.problems[0])
 
 
@@ -241,3 +250,17 @@ def test_a_problem_is_one_line():
         str(Problem("what", "a\n  long\treason", "none", "mend it"))
         == "what: got a long reason, expected none; mend it"
     )
+
+
+def test_a_rollout_asks_for_its_memory_before_it_loads(tiny_plan, monkeypatch):
+    monkeypatch.setattr("videossm.runtime.preflight.probe_memory", lambda: (2000, 1000))
+    monkeypatch.setattr(OnnxRuntimeBackend, "load", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(PreflightError, match=r"^memory: got 0\.00 GB free, expected at least 0\.00 GB; end other prog"):
+        Rollout(tiny_plan, "red", threads=1)
+
+
+def test_streamed_weights_and_reports_do_not_count(plan_for):
+    plan = plan_for("tensorrt")
+    streaming = plan_for("tensorrt", target=Target(architectures=("sm_89",), weight_streaming=True))
+    files = sum(plan.manifest.files[engine.file].size_bytes for engine in plan.manifest.engines.values())
+    assert device_bytes(plan.manifest) - files == device_bytes(streaming.manifest) == buffer_bytes(plan.manifest)

@@ -11,9 +11,9 @@ import struct
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from small_plan import rebuilt
 
 from videossm.runtime import Plan, Rollout, StateError
-from videossm.runtime.backends.memory import HostBuffer, HostStopwatch
 from videossm.runtime.state import load_state
 
 
@@ -49,9 +49,9 @@ def refused(plan, path):
 
 def test_metadata_says_what_it_is_of(tiny_plan, state):
     metadata = metadata_of(state)
-    assert metadata["plan"] == tiny_plan.identity and metadata["plan_name"] == "tiny"
-    assert metadata["format_version"] == "1"
-    header = {"prompts": ["a red circle"], "next_prompts": None, "seeds": [0], "chunk": 5}
+    assert metadata["stream_identity"] == tiny_plan.manifest.stream_identity and metadata["plan_name"] == "tiny"
+    assert metadata["format_version"] == "2"
+    header = {"prompts": ["a red circle"], "next_prompts": None, "seeds": ["0"], "chunk": "5"}
     assert json.loads(metadata["rollout"]) == header
 
 
@@ -79,24 +79,28 @@ def test_not_even_safetensors(tiny_plan, state):
 def test_other_plan(build_plan, tiny_plan, state):
     other = build_plan("other", fps=12.0)
     message = refused(other, state)
-    assert f"plan: got one of the plan 'tiny' ({tiny_plan.identity[:12]})" in message
-    assert f"expected one of 'other' ({other.identity[:12]})" in message
+    assert f"stream_identity: got one of 'tiny' ({tiny_plan.manifest.stream_identity[:12]})" in message
+    assert f"expected one of 'other' ({other.manifest.stream_identity[:12]})" in message
 
 
 def test_newer_format(tiny_plan, state):
-    rewrite(state, lambda metadata: metadata.update(format_version="2"))
-    assert "format_version: got 2, expected 1" in refused(tiny_plan, state)
+    rewrite(state, lambda metadata: metadata.update(format_version="3"))
+    assert "format_version: got 3, expected 2" in refused(tiny_plan, state)
 
 
 @pytest.mark.parametrize(
     ("field", "broken"),
     [
-        ("chunk", {"chunk": "5"}),
-        ("chunk", {"chunk": -1}),
-        ("chunk", {"chunk": 2**48}),
+        ("chunk", {"chunk": 5}),
+        ("chunk", {"chunk": "-1"}),
+        ("chunk", {"chunk": "05"}),
+        ("chunk", {"chunk": str(2**48)}),
+        ("chunk", {"chunk": "9" * 5000}),
         ("seeds", {"seeds": []}),
-        ("seeds", {"seeds": [0, 1]}),
-        ("seeds.0", {"seeds": [2**64]}),
+        ("seeds", {"seeds": ["0", "1"]}),
+        ("seeds.0", {"seeds": [str(2**64)]}),
+        ("seeds.0", {"seeds": ["0x1"]}),
+        ("seeds.0", {"seeds": [0]}),
         ("prompts", {"prompts": []}),
         ("prompts", {"prompts": ["a red circle", "a red circle"]}),
         ("next_prompts", {"next_prompts": []}),
@@ -120,14 +124,13 @@ def test_no_header(tiny_plan, state):
 
 
 def test_other_tensors(tiny_plan, state):
-    rewrite(state, change_tensors=lambda tensors: tensors.pop("memory/memory.1"))
-    assert "tensor memory/memory.1: got none" in refused(tiny_plan, state)
-    rewrite(state, change_tensors=lambda tensors: tensors.update({"memory/memory.1": np.zeros(3, np.float32)}))
-    assert "tensor memory/memory.1: got ((3,)" in refused(tiny_plan, state)
+    rewrite(state, change_tensors=lambda tensors: tensors.pop("1.memory"))
+    assert "tensor 1.memory: got none" in refused(tiny_plan, state)
+    rewrite(state, change_tensors=lambda tensors: tensors.update({"1.memory": np.zeros(3, np.float32)}))
+    assert "tensor 1.memory: got shape (3,), expected (1, 2, 4, 4)" in refused(tiny_plan, state)
 
 
-def test_dtype_that_numpy_lacks(tiny_plan, state):
-    """bfloat16, written by hand: the reader raises TypeError."""
+def test_dtype_of_other_sizes(tiny_plan, state):
     content = state.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -137,70 +140,19 @@ def test_dtype_that_numpy_lacks(tiny_plan, state):
             entry["shape"] = [2 * int(np.prod(entry["shape"]))]
     text = json.dumps(header).encode()
     state.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
-    refused(tiny_plan, state)
-
-
-class Bits:
-    """A backend whose engines leave random bits in every output, NaN and infinities among them."""
-
-    def __init__(self):
-        self.rng = np.random.default_rng(0)
-
-    def load(self, name, spec, file):
-        return self
-
-    def bind(self, inputs, outputs):
-        bound = Bits()
-        bound.run = lambda: [buffer.write(self.bits(buffer)) for buffer in outputs.values()]
-        return bound
-
-    def bits(self, buffer):
-        return np.frombuffer(self.rng.bytes(buffer.array.nbytes), buffer.dtype).reshape(buffer.shape)
-
-    def buffer(self, shape, dtype):
-        return HostBuffer(np.zeros(shape, dtype))
-
-    def copy(self, pairs):
-        for source, target in pairs:
-            target.write(source.array)
-
-    def stopwatch(self):
-        return HostStopwatch()
-
-
-def test_bf16_is_kept_bit_by_bit(plan_copy):
-    """In buffers, in a snapshot and in the file; there is no CPU that runs such a plan, so its engines do not count."""
-    values = json.loads((plan_copy / "manifest.json").read_text())
-    for engine in values["engines"].values():
-        for tensor in (*engine["inputs"], *engine["outputs"]):
-            if tensor["name"].endswith((".key", ".value")):
-                tensor["dtype"] = "bfloat16"
-    (plan_copy / "manifest.json").write_text(json.dumps(values))
-    plan = Plan.open(plan_copy)
-    rollout = Rollout(plan, "red", backend=Bits())
-    for _ in itertools.islice(rollout, 5):
-        pass
-    saved = rollout.snapshot().tensors
-    rollout.save(plan_copy / "state.safetensors")
-    _, loaded = load_state(plan_copy / "state.safetensors", plan)
-    dtypes = {name: "uint16" if name.endswith((".key", ".value")) else "float32" for name in saved}
-    assert {name: str(values.dtype) for name, values in loaded.items()} == dtypes
-    assert all(loaded[name].tobytes() == values.tobytes() for name, values in saved.items())
-    other = Rollout(plan, "red", backend=Bits())
-    other.restore(rollout.snapshot())
-    assert all(values.tobytes() == saved[name].tobytes() for name, values in other.snapshot().tensors.items())
+    assert ": got shape " in refused(tiny_plan, state)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "folder"])
 def test_a_folder_is_no_state_file(tiny_plan, tmp_path, monkeypatch, name):
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(StateError, match=r"^state: got .* which is a folder, expected a file"):
+    with pytest.raises(StateError, match=r"^state: got .* which is a folder, expected a regular file"):
         Rollout(tiny_plan, "red").save(name)
 
 
 def test_folder_that_does_not_exist(tiny_plan, tmp_path):
-    with pytest.raises(StateError, match=r"cannot write .*none/state"):
+    with pytest.raises(StateError, match=r"none/state.safetensors, whose folder does not exist"):
         Rollout(tiny_plan, "red").save(tmp_path / "none" / "state.safetensors")
 
 
@@ -228,3 +180,94 @@ def test_nothing_but_a_rename_touches_the_file(tiny_plan, state, monkeypatch):
 def test_a_copy_of_the_plan_is_the_same_plan(tiny_plan, state, tmp_path):
     copy = Plan.open(shutil.copytree(tiny_plan.path, tmp_path / "elsewhere.plan"))
     assert np.array_equal(next(Rollout.resume(copy, state)).frames, next(Rollout.resume(tiny_plan, state)).frames)
+
+
+def test_values_that_are_not_finite(tiny_plan, state):
+    for value in (np.nan, np.inf):
+        rewrite(state, change_tensors=lambda tensors, value=value: tensors["cache"].fill(value))
+        assert "tensor cache: got a value that is not finite, expected numbers" in refused(tiny_plan, state)
+
+
+def test_values_before_the_first_chunk(tiny_plan, state):
+    def change(metadata):
+        metadata["rollout"] = json.dumps({**json.loads(metadata["rollout"]), "chunk": "0"})
+
+    rewrite(state, change)
+    assert ": got values before the first chunk, expected zeros" in refused(tiny_plan, state)
+    rewrite(state, change_tensors=lambda tensors: [values.fill(-0.0) for values in tensors.values()])
+    assert Rollout.resume(tiny_plan, state).next_index == 0
+
+
+def test_floats_of_another_width_are_converted_and_whole_numbers_are_not(tiny_plan, state):
+    expected = load_file(state)["cache"].astype(np.float16)
+    rewrite(state, change_tensors=lambda tensors: tensors.update(cache=expected))
+    assert np.array_equal(Rollout.resume(tiny_plan, state).snapshot().tensors["cache"], expected.astype(np.float32))
+    rewrite(state, change_tensors=lambda tensors: tensors.update(cache=expected.astype(np.int32)))
+    assert "tensor cache: got I32, expected F32" in refused(tiny_plan, state)
+
+
+@pytest.mark.parametrize("value", [1e5, -3.4e38])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_number_that_a_narrower_float_cannot_hold(tiny_plan, state, value, dtype):
+    if (value, dtype) == (1e5, "bfloat16"):
+        return  # which can
+    states = [s.model_copy(update={"dtype": dtype}) if s.name == "cache" else s for s in tiny_plan.manifest.states]
+    manifest = tiny_plan.manifest.model_copy(update={"states": tuple(states)})
+    rewrite(state, change_tensors=lambda tensors: tensors["cache"].fill(value))
+    with pytest.raises(StateError, match=rf"tensor cache: got \S+, expected what {dtype} can hold; resume with a plan"):
+        load_state(state, manifest)
+
+
+HOSTILE = {
+    "length-of-2-to-the-63": lambda header, data: struct.pack("<Q", 2**63) + header + data,
+    "length-beyond-the-file": lambda header, data: struct.pack("<Q", len(header) + len(data) + 1) + header + data,
+    "length-0": lambda header, data: struct.pack("<Q", 0) + header + data,
+    "nested-without-end": lambda header, data: _framed(b"[" * 100_000, data),
+    "a-list": lambda header, data: _framed(b"[]", data),
+    "no-object-of-a-tensor": lambda header, data: _framed(b'{"cache": 1}', data),
+    "offsets-beyond-the-end": lambda header, data: _framed(
+        header.replace(b'"data_offsets": [0', b'"data_offsets": [9'), data
+    ),
+    "negative-shape": lambda header, data: _framed(header.replace(b'"shape": [1, 1,', b'"shape": [-1, 1,'), data),
+    "huge-shape": lambda header, data: _framed(
+        header.replace(b'"shape": [1, 1,', b'"shape": [18446744073709551615, 1,'), data
+    ),
+    "unknown-dtype": lambda header, data: _framed(header.replace(b'"F32"', b'"F31"', 1), data),
+    "metadata-of-numbers": lambda header, data: _framed(header.replace(b'"videossm-state"', b"7"), data),
+    "a-name-twice": lambda header, data: _framed(header.replace(b'"0.memory"', b'"1.memory"'), data),
+    "a-name-of-a-line-break": lambda header, data: _framed(header.replace(b'"cache"', b'"ca\\nche"'), data),
+    "a-name-of-a-megabyte": lambda header, data: _framed(
+        header.replace(b'"cache"', b'"' + b"c" * (1 << 20) + b'"'), data
+    ),
+    "not-utf-8": lambda header, data: _framed(header.replace(b'"cache"', b'"ca\xffche"'), data),
+    "more-bytes": lambda header, data: _framed(header, data + bytes(8)),
+    "forty-megabytes": lambda header, data: _framed(header + b" " * (40 << 20), data),
+}
+
+
+def _framed(header, data):
+    return struct.pack("<Q", len(header)) + header + data
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_headers(tiny_plan, state, change):
+    content = state.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    changed = change(content[8 : 8 + length], content[8 + length :])
+    assert changed != content
+    state.write_bytes(changed)
+    assert len(refused(tiny_plan, state)) < 1000
+
+
+@pytest.mark.parametrize("key", ["format_version", "stream_identity", "plan_name", "rollout"])
+def test_metadata_of_a_megabyte_of_lines(tiny_plan, state, key):
+    def change(metadata):
+        metadata.update({key: "red\n" * 250_000, **({"stream_identity": "x"} if key == "plan_name" else {})})
+
+    rewrite(state, change)
+    assert len(refused(tiny_plan, state)) < 1000
+
+
+def test_a_clip_that_is_over(plan_copy, tiny_plan, state):
+    clip = rebuilt(plan_copy, stream={**tiny_plan.values()["stream"], "chunks": 4})
+    assert "metadata: rollout.chunk: got 5, expected at most 4, the clip's chunks" in refused(clip, state)

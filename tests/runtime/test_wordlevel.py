@@ -12,9 +12,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from videossm.models.shapes.tokenizer import build_tokenizer
 from videossm.runtime import PromptError
 from videossm.runtime import prompt as prompt_module
+from videossm.runtime.manifest import Text
 from videossm.runtime.prompt import PromptTokenizer
 from videossm.runtime.wordlevel import read_word_level
 
+TEXT = Text(length=12, padding_id=0, unknown="refuse", examples=())
 WORDS = ["a", "red", "blue", "circle", "kick", "i", "it's", "'", "s", "!", "42", "snake_case", "[pad]", "Red"]
 SPECIAL = ["[PAD]", "[UNK]", "[PAD]]", "a.b"]
 # What prompts are put together from: words and what may stand between them, inside them or in their place.
@@ -71,9 +73,9 @@ def both(tmp_path, monkeypatch):
         file = tmp_path / "tokenizer.json"
         build(**options).save(str(file))
         assert read_word_level(json.loads(file.read_text())) is not None
-        ours = PromptTokenizer(file, 12)
+        ours = PromptTokenizer(file, TEXT)
         monkeypatch.setattr(prompt_module, "read_word_level", lambda content: None)
-        return ours, PromptTokenizer(file, 12)
+        return ours, PromptTokenizer(file, TEXT)
 
     return read
 
@@ -113,9 +115,12 @@ def test_a_character_of_a_later_unicode_is_of_an_unknown_word(both, kind):
         assert "unknown word" in result(ours, f"red{c} red") and "unknown word" in result(theirs, f"red{c} red")
 
 
-def test_what_is_no_text_is_an_unknown_word(both):
-    ours, _ = both()
-    assert "unknown word '\\udc80'" in result(ours, "red \udc80"), "as Python has the bytes of a broken argument"
+def test_what_is_no_text(both):
+    """As Python has the bytes of a broken argument."""
+    for tokenizer in both():
+        assert result(tokenizer, "red \udc80").startswith(
+            "prompt: got 'red \\udc80', which is no UTF-8, expected a text"
+        )
 
 
 def test_the_tokenizer_of_shapes_is_read_here():

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from videossm.runtime.backends import Buffer, DeviceUsage, device_index
+from videossm.runtime.backends import Backend, Buffer, DeviceUsage, device_index
 from videossm.runtime.backends.cuda import CudaDevice, CudaStopwatch
 from videossm.runtime.backends.cuda_memory import CudaBuffer, CudaMemory
 from videossm.runtime.backends.tensorrt.engine import TensorRtEngine
+from videossm.runtime.backends.tensorrt.engine_memory import EngineMemory
 from videossm.runtime.backends.tensorrt.kernel_cache import KernelCache
 from videossm.runtime.backends.tensorrt.module import Log, load_tensorrt
-from videossm.runtime.backends.tensorrt.room import Room
 from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec, TensorSpec
 
 _OTHERWISE = "a plan for the CPU is made by videossm-export CHECKPOINT --backend onnxruntime"
 
 
-class TensorRtBackend:
+class TensorRtBackend(Backend):
     """`name`: tensorrt or tensorrt-rtx. `host_code`: engines may bring code of their own, which runs here.
 
-    Raises BackendError without a GPU, before TensorRT says the same in its own words.
+    `runs`: how often each engine runs in a chunk. Raises BackendError without a GPU, before TensorRT says the same in
+    its own words.
     """
 
-    def __init__(self, name: str, device: str, host_code: bool = False) -> None:
+    def __init__(self, name: str, device: str, host_code: bool = False, runs: Mapping[str, int] | None = None) -> None:
         index = device_index(device)
         if index is None:
             raise BackendError(f"device: got {device} for a plan of {name}, expected cuda:N; {_OTHERWISE}")
@@ -41,11 +42,12 @@ class TensorRtBackend:
         try:
             self._runtime = self._trt.Runtime(self._log.logger)
         except TypeError:  # what its Python binding makes of a null pointer
+            self._cuda.close()
             raise self._log.fail(f"backend: {name} cannot start", "check the driver with videossm-doctor") from None
         if host_code:
             self._runtime.engine_host_code_allowed = True
         self._memory = CudaMemory(self._cuda)
-        self._room = Room(self._cuda)
+        self._shared = EngineMemory(self._cuda, runs or {})
         self._kernels: dict[Path, KernelCache] = {}  # by the folder of the plan
         self._engines: list[TensorRtEngine] = []
 
@@ -60,7 +62,7 @@ class TensorRtBackend:
             self._refit(loaded, file, file.with_name(spec.weights))
         _check_tensors(self._trt, loaded, file.name, spec)
         kernels = self._kernels.setdefault(file.parent, KernelCache(self._trt, self._log, file.parent))
-        engine = TensorRtEngine(self._trt, self._log, self._memory, self._room, kernels, name, loaded)
+        engine = TensorRtEngine(self._trt, self._log, self._memory, self._shared, kernels, name, loaded)
         self._engines.append(engine)
         return engine
 
@@ -76,8 +78,16 @@ class TensorRtBackend:
         return CudaStopwatch(self._cuda)
 
     def close(self) -> None:
-        """Engines and buffers go with what holds them; what is queued ends first."""
-        self._cuda.settle()
+        """Waits for what is queued; then engines with their graphs, what was compiled for them, memory and streams."""
+        for engine in self._engines:
+            engine.close()
+        for kernels in self._kernels.values():
+            kernels.close()
+        self._engines.clear()
+        self._kernels.clear()
+        self._shared.close()
+        self._runtime = None
+        self._memory.close()
 
     def usage(self) -> DeviceUsage:
         free_bytes, total_bytes = self._cuda.memory_bytes()

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
 from videossm.runtime.backends import Buffer
 from videossm.runtime.backends.cuda import CudaGraph, Memory
 from videossm.runtime.backends.cuda_memory import CudaBuffer, CudaMemory
+from videossm.runtime.backends.tensorrt.engine_memory import EngineMemory
 from videossm.runtime.backends.tensorrt.kernel_cache import KernelCache
 from videossm.runtime.backends.tensorrt.module import Log
-from videossm.runtime.backends.tensorrt.room import Room
 from videossm.runtime.errors import BackendError
 
 
 class TensorRtEngine:
     """An engine and its one execution context: addresses are set before each run, so any number of passes share it.
 
-    `name`: text_encoder, step, memory or decoder. `notes`: what does not go as fast as it could.
+    `notes`: what does not go as fast as it could.
     """
 
     def __init__(
-        self, trt: Any, log: Log, memory: CudaMemory, room: Room, kernels: KernelCache, name: str, loaded: Any
+        self, trt: Any, log: Log, memory: CudaMemory, shared: EngineMemory, kernels: KernelCache, name: str, loaded: Any
     ) -> None:
-        self._trt, self._log, self._memory, self._room, self._loaded = trt, log, memory, room, loaded
+        self._trt, self._log, self._memory, self._shared, self._loaded = trt, log, memory, shared, loaded
         self._kernels, self._kernels_kept = kernels, False
         self._device = memory.device
         self.name = name
@@ -31,7 +32,10 @@ class TensorRtEngine:
         self._context: Any = None
         self._block: Memory | None = None
         self._graphs_allowed = True
-        room.enter(self)
+        self._passes: weakref.WeakSet[TensorRtPass] = weakref.WeakSet()
+        # TensorRT does not wait for its own queued work when a context is destroyed.
+        weakref.finalize(self, self._device.settle).atexit = False
+        shared.add(self)
 
     @property
     def activations_bytes(self) -> int:
@@ -45,12 +49,12 @@ class TensorRtEngine:
         total = self._loaded.get_engine_stat(self._trt.EngineStat.TOTAL_WEIGHTS_SIZE)
         return max(0, total - (streamed if self._loaded.streamable_weights_size else 0))
 
-    def open(self, room_bytes: int) -> None:
-        """Makes its context; of weights that may be streamed `room_bytes` stay on the device. Raises BackendError."""
+    def open(self, weights_bytes: int) -> None:
+        """Makes its context; of weights that can be streamed it keeps `weights_bytes`. Raises BackendError."""
         mend = "free memory of the GPU, or export a smaller plan"
         self._device.use()
         if self._loaded.streamable_weights_size:
-            budget = min(room_bytes, self._loaded.streamable_weights_size)
+            budget = min(weights_bytes, self._loaded.streamable_weights_size)
             self._loaded.weight_streaming_budget_v2 = budget
             if self._loaded.weight_streaming_budget_v2 != budget:
                 raise self._log.fail(f"{self.name}: cannot keep {budget / 1e6:.0f} MB of weights on the GPU", mend)
@@ -63,17 +67,19 @@ class TensorRtEngine:
 
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> TensorRtPass:
         if self._context is None:
-            self._room.settle()
+            self._shared.open_engines()
         read, written = (_on_device(buffers) for buffers in (inputs, outputs))
         shared = {buffer.address for buffer in read.values()} & {buffer.address for buffer in written.values()}
         assert not shared, f"{self.name} must not write what it reads"
-        return TensorRtPass(self._memory, self, read, written)
+        bound = TensorRtPass(self._memory, self, read, written)
+        self._passes.add(bound)
+        return bound
 
     def enqueue(self, addresses: Mapping[str, int]) -> None:
         """Queues one run on the compute stream. Raises BackendError."""
         self._device.use()
         if self._block is None:
-            self._block = self._room.activations()
+            self._block = self._shared.activations()
             self._context.set_device_memory(self._block.address, self._block.size_bytes)
         for name, address in addresses.items():
             if not self._context.set_tensor_address(name, address):
@@ -98,7 +104,7 @@ class TensorRtEngine:
             self._give_up("its execution context cannot be captured")
             return None
         try:
-            return self._device.capture(lambda: self.enqueue(addresses))
+            return self._device.capture(lambda: self.enqueue(addresses), uses=(self._context, self._block))
         except BackendError as error:
             self._give_up(str(error))
             return None
@@ -107,9 +113,12 @@ class TensorRtEngine:
         self._graphs_allowed = False
         self.notes.append(f"{self.name}: runs without CUDA graphs ({why})")
 
-    def __del__(self) -> None:
-        if hasattr(self, "_device"):
-            self._device.settle()  # TensorRT does not wait for its own queued work when a context is destroyed
+    def close(self) -> None:
+        """Gives back graphs, context and engine, in this order."""
+        self._device.settle()
+        for bound in self._passes:
+            bound.close()
+        self._context = self._block = self._loaded = None
 
 
 class TensorRtPass:
@@ -128,7 +137,7 @@ class TensorRtPass:
         inputs: dict[str, CudaBuffer],
         outputs: dict[str, CudaBuffer],
     ) -> None:
-        self._graph: CudaGraph | None = None  # the first attribute, so freed first: it uses the engine's kernels
+        self._graph: CudaGraph | None = None
         self._memory, self._engine = memory, engine
         self._buffers = {**inputs, **outputs}  # the context and the graph hold addresses only
         self._addresses = {name: buffer.address for name, buffer in self._buffers.items()}
@@ -145,6 +154,10 @@ class TensorRtPass:
             self._engine.enqueue(self._addresses)
             self._engine.keep_kernels()
         self._warm = True
+
+    def close(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
 
 
 def _on_device(buffers: Mapping[str, Buffer]) -> dict[str, CudaBuffer]:

@@ -71,6 +71,11 @@ class KernelCache:
         except OSError as error:
             self._give_up(f"cannot write {self._file}: {error.strerror or error}")
 
+    def close(self) -> None:
+        """Its contexts are gone by then."""
+        self._configs.clear()
+        self._cache, self._in_use = None, False
+
     def _open(self, config: Any) -> None:
         """Makes the cache, with what the file holds, if that is still of use."""
         try:
@@ -106,7 +111,7 @@ def cache_file(plan: Path) -> Path:
     """Where the kernels of the plan in this folder lie. Raises OSError, or RuntimeError where there is no home."""
     name = hashlib.sha256((plan / MANIFEST_FILE).read_bytes()).hexdigest()[:16]
     caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not caches.is_absolute():  # the XDG specification: such a value is as good as none
+    if not caches.is_absolute():  # the XDG specification: such a value does not count
         caches = Path.home() / ".cache"
     return caches / "videossm" / f"{name}.rtxcache"
 

@@ -1,4 +1,4 @@
-"""Would TensorRT build this here? All that stands in the way, found before minutes are spent."""
+"""What keeps TensorRT from building a plan on this machine, found before minutes are spent."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def check_graphs(trt: Any, files: Mapping[str, Path]) -> list[Problem]:
 
 
 def check_room(files: Mapping[str, Path], folder: Path, machine: Machine) -> list[Problem]:
-    """Is there memory to build the engines of the ONNX `files` in turn, and room for them in `folder`?"""
+    """Whether there is memory to build the engines of the ONNX `files` in turn, and space for them in `folder`."""
     sizes = [_size_bytes(file) for file in files.values()]
     memory, disk = _BUILD_BYTES + int(_BUILD_PER_WEIGHT * max(sizes)), int(_ENGINES_PER_GRAPHS * sum(sizes))
     return [

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import sys
+import tempfile
 
 import numpy as np
 import onnx
 import pytest
 
-from videossm.calib import memory
+from videossm.calib import memory, plans
 from videossm.calib.calibration import Calibration
 from videossm.calib.cli.calibrate import calibrate
 from videossm.calib.linears import find_linears
 from videossm.calib.plans import write_half
+from videossm.runtime import Plan
+from videossm.runtime.plan import write_manifest
 
 QUICK = ("--calibration-size", 2, "--calibration-chunks", 1)
 FFN = "transformer.blocks.1.ffn.0"
@@ -58,7 +63,7 @@ def test_the_same_twice(called, test_plan, tmp_path):
         (["--calibration-size", "0"], "--calibration-size: got 0, expected 1 or more"),
         (["--smoothquant", "0.5", "--precision", "fp8"], "--smoothquant: got it with fp8, expected int8"),
         (["-o", "no/such/scales.json"], "-o: got no/such/scales.json, whose folder does not exist"),
-        (["-o", "."], "-o: got ., which is a folder, expected a file or a new name; choose another"),
+        (["-o", "."], "-o: got ., which is a folder, expected a regular file or a new name; choose another"),
         (["--calibration-prompts", "nowhere.txt"], "--calibration-prompts: got nowhere.txt, which does not exist"),
         (["--calibration-prompts", "empty.txt"], "prompts: got empty.txt without any, expected one a line"),
         (["--calibration-prompts", "zebra.txt"], "zebra"),
@@ -71,6 +76,53 @@ def test_wrong_arguments(refused, test_plan, tmp_path, monkeypatch, arguments, m
     (tmp_path / "zebra.txt").write_text("a red zebra\n")
     assert message in refused(calibrate, test_plan.path, *arguments)
     assert not (tmp_path / "calibration.json").exists()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "step.onnx", "new.json"])
+def test_nothing_is_written_into_a_plan(refused, altered, tmp_path, name):
+    plan = altered(tmp_path, "step", lambda model: None)
+    message = refused(calibrate, plan.path, "-o", plan.path / name)
+    assert message.startswith("-o: got ") and message.endswith(" expected another place; choose one")
+    assert Plan.open(plan.path) == plan
+
+
+def test_the_prompts_are_not_replaced(refused, test_plan, tmp_path):
+    (tmp_path / "p.txt").write_text("red\n")
+    prompts = ("--calibration-prompts", tmp_path / "p.txt")
+    assert "which this command uses already" in refused(calibrate, test_plan.path, *prompts, "-o", tmp_path / "p.txt")
+    assert (tmp_path / "p.txt").read_text() == "red\n"
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(refused, test_plan, monkeypatch):
+    monkeypatch.setitem(sys.modules, "videossm.calib.calibrate", None)  # nothing is recorded
+    assert refused(calibrate, test_plan.path, "-o", "/proc/scales.json").startswith("-o: cannot write /proc/scales")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_leaves_no_temporary_folder(called, test_plan, tmp_path, monkeypatch, number):
+    """SmoothQuant writes graphs to one."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    save = plans.save_graph
+
+    def saved(graph, path):
+        save(graph, path)
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("videossm.calib.calibrate.save_graph", saved)
+    result = called(calibrate, test_plan.path, "-o", tmp_path / "scales.json", "--smoothquant", 0.5, *QUICK)
+    assert result.exit_code == 128 + number, result.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
+
+
+def test_a_plan_of_engines(refused, test_plan, tmp_path):
+    plan = Plan.open(shutil.copytree(test_plan.path, tmp_path / "engines.plan"))
+    values = plan.manifest.model_dump(mode="json", exclude={"files"})
+    write_manifest(plan.path, {**values, "backend": "tensorrt-rtx", "target": {"architectures": ["sm_89"]}})
+    message = refused(calibrate, plan.path, "-o", tmp_path / "scales.json", *QUICK)
+    assert message == (
+        f"plan: got {plan.path} for tensorrt-rtx, expected one of ONNX graphs; export it with --backend onnxruntime"
+    )
 
 
 def test_no_plan(refused, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from videossm.calib import assess, memory
 from videossm.calib.cli.compare import compare
 from videossm.calib.plans import candidates, write_quantized
 from videossm.calib.report import read_report
+from videossm.runtime import Plan
 from videossm.runtime.plan import write_manifest
 
 QUICK = ("--chunks", 2)
@@ -60,6 +62,41 @@ def test_wrong_arguments(refused, test_plan, tmp_path, monkeypatch, arguments, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     assert message in refused(compare, test_plan.path, test_plan.path, *arguments)
+
+
+@pytest.mark.parametrize("inside", [".", "report", "new/report"])
+def test_a_plan_is_not_written_into(refused, test_plan, altered, tmp_path, inside):
+    plan = altered(tmp_path, "step", lambda model: None)
+    (plan.path / "new").mkdir()
+    message = refused(compare, test_plan.path, plan.path, "-o", plan.path / inside, *QUICK)
+    assert message.startswith("-o: got ") and "expected another place" in message
+    message = refused(compare, test_plan.path, test_plan.path, "-o", plan.path / inside, *QUICK)
+    assert message.startswith("-o: got ") and f"which lies in the plan {plan.path}, expected a place outside" in message
+
+
+@pytest.mark.parametrize("name", ["report.json", "report/steps.png"])
+def test_links_are_not_written_through(refused, test_plan, tmp_path, name):
+    (tmp_path / "out" / "report").mkdir(parents=True)
+    (tmp_path / "out" / name).symlink_to(test_plan.path / "manifest.json")
+    message = refused(compare, test_plan.path, test_plan.path, "-o", tmp_path / "out", *QUICK)
+    assert message.startswith(f"-o: got {tmp_path}/out/{name}, which is a link")
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(refused, test_plan, monkeypatch):
+    monkeypatch.setitem(sys.modules, "videossm.calib.assess", None)  # nothing is rolled out
+    assert refused(compare, test_plan.path, test_plan.path, "-o", "/proc/out").startswith(
+        "-o: cannot write /proc/out ("
+    )
+
+
+def test_a_plan_of_engines(refused, test_plan, tmp_path):
+    plan = Plan.open(shutil.copytree(test_plan.path, tmp_path / "engines.plan"))
+    values = plan.manifest.model_dump(mode="json", exclude={"files"})
+    write_manifest(plan.path, {**values, "backend": "tensorrt-rtx", "target": {"architectures": ["sm_89"]}})
+    message = refused(compare, test_plan.path, plan.path, "-o", tmp_path / "out", *QUICK)
+    assert message == (
+        f"plan: got {plan.path} for tensorrt-rtx, expected one of ONNX graphs; export it with --backend onnxruntime"
+    )
 
 
 def test_no_plan(refused, test_plan, tmp_path):

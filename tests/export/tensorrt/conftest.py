@@ -13,8 +13,8 @@ from videossm.calib.calibration import Calibration, Settings, Source, TensorScal
 from videossm.calib.linears import Linear
 from videossm.calib.observers import FORMATS, EightBits
 from videossm.calib.plans import candidates, quantised_engines, write_half, write_quantized
-from videossm.export.build import BuildOptions, build_plan
-from videossm.export.source import find_source
+from videossm.export.build import Built
+from videossm.models.family import Deployment, find_family
 from videossm.runtime import Plan
 
 AMAX = 4.0  # of every activation: what an engine costs to build does not depend on its scales
@@ -22,14 +22,11 @@ GELU_LOW = -0.17  # in int8 GELU's output has a zero point, which TensorRT does 
 
 
 @pytest.fixture(scope="session")
-def shapes_plan(shared: Callable[..., Path]) -> Plan:
+def shapes_plan(shared: Callable[..., Path], export_plan: Callable[[Deployment, Path, str], Built]) -> Plan:
     """fp32, standard operators, the shipped weights."""
 
     def make(folder: Path) -> None:
-        (folder / "engine.plan").mkdir()
-        source = find_source("shapes")
-        options = BuildOptions(lowering="standard")
-        build_plan(source.load(source.config), source.tokenizer, options, folder / "engine.plan")
+        export_plan(find_family("shapes").load("shapes", {}, False), folder, "standard")
 
     return Plan.open(shared("shapes-standard", make) / "engine.plan")
 

@@ -62,7 +62,7 @@ def test_from_a_checkpoint(tmp_path: Path) -> None:
     assert (plan.manifest.precision, plan.manifest.lowering, values["lowering"]) == ("fp16", "standard", "standard")
     assert len(values["chunk_errors"]) == 2, "the graphs were verified"
     assert set(values["seconds"]) == {"export", "verify", "precision", "build"}
-    engines = dict(plan.manifest.engines.items())
+    engines = plan.manifest.engines
     assert values["engines"].keys() == values["commands"].keys() == engines.keys()
     assert values["engines"]["step"]["size_bytes"] == (out / "step.engine").stat().st_size
     assert values["commands"]["step"].startswith("tensorrt_rtx --onnx=onnx.plan/step.onnx --saveEngine=step.engine ")
@@ -77,9 +77,9 @@ def test_from_a_plan_of_graphs(shapes_plan: Plan, in_precision: Callable[[Plan, 
     assert result.exit_code == 0, result.stderr
     assert Plan.open(out).manifest.precision == "int8"
     lines = result.stderr.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["text_encoder", "step", "memory", "decoder"]
-    assert lines[4] == "by hand:"
-    assert lines[6] == (
+    assert [line.split()[0] for line in lines[:5]] == ["text_encoder", "turn", "step", "memory", "decoder"]
+    assert lines[5] == "by hand:"
+    assert lines[8] == (
         f"tensorrt_rtx --onnx={source.path}/memory.onnx --saveEngine=memory.engine --skipInference --noTF32 "
         "'--decomposableAttentions=*' --computeCapabilities=89 --memPoolSize=workspace:64M"
     )
@@ -104,9 +104,9 @@ def test_a_dry_run_asks_the_parser_and_for_room(
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
     result = invoke(shapes_plan.path, *RTX, "-o", tmp_path / "engine.plan", "--dry-run")
     lines = result.stderr.splitlines()
-    assert result.exit_code == 2 and len(lines) == 5
+    assert result.exit_code == 2 and len(lines) == 6
     assert lines[0].startswith("text_encoder (text_encoder.onnx): got a node, expected what the parser takes")
-    assert lines[4].startswith(f"disk at {tmp_path}: got 0.00 GB free, expected at least ")
+    assert lines[5].startswith(f"disk at {tmp_path}: got 0.00 GB free, expected at least ")
 
 
 @pytest.mark.usefixtures("nothing_is_made")
@@ -187,7 +187,7 @@ def test_a_build_that_fails_leaves_the_older_plan(
             raise BackendError("decoder: cannot be built: no kernel; change the options or the precision")
 
     monkeypatch.setattr(build.EngineBuilder, "build", fails_late)
-    assert refused(shapes_plan.path, *ADA, "-o", out).startswith("decoder: cannot be built: no kernel; ")
+    assert refused(shapes_plan.path, *ADA, "-o", out, "--force").startswith("decoder: cannot be built: no kernel; ")
     assert Plan.open(out).identity == before
     assert [path.name for path in tmp_path.iterdir()] == ["engine.plan"], "no debris"
 

@@ -33,7 +33,7 @@ def build(shapes_plan: Plan, tmp_path: Path, quiet: Progress) -> Callable[..., P
         plan: Plan = shapes_plan,
         **changes: Any,
     ) -> Path:
-        spec = dict(plan.manifest.engines.items())[name].model_copy(update=changes)
+        spec = plan.manifest.engines[name].model_copy(update=changes)
         builder = EngineBuilder(trt, options or TensorRtOptions(), progress)
         builder.build(name, spec, plan.path / spec.file, tmp_path / f"{name}.engine")
         return tmp_path / f"{name}.engine"
@@ -103,7 +103,7 @@ def test_tensors_that_are_not_the_manifests(
     build: Callable[..., Path], shapes_plan: Plan, change: Callable[[EngineSpec], dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(BackendError, match=message):
-        build("decoder", **change(shapes_plan.manifest.engines.decoder))
+        build("decoder", **change(shapes_plan.manifest.engines["decoder"]))
 
 
 def test_a_graph_that_the_parser_refuses(build: Callable[..., Path], tmp_path: Path) -> None:

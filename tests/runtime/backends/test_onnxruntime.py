@@ -16,21 +16,22 @@ from onnx import TensorProto, helper, numpy_helper
 from videossm.runtime import BackendError, Rollout
 from videossm.runtime.backends import device_index, open_backend, session
 from videossm.runtime.backends.memory import HostBuffer
-from videossm.runtime.backends.onnxruntime import OnnxRuntimeEngine
+from videossm.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine
 from videossm.runtime.backends.session import session_options
-from videossm.runtime.manifest import EngineSpec, TensorSpec
+from videossm.runtime.manifest import EngineSpec, Input, Output
 
 BF16_BITS = np.array([[0x3F80, 0xBF81, 0x0001], [0x7F80, 0x7FC1, 0x8000]], np.uint16)  # subnormal, inf, NaN, -0 too
 
 
 @pytest.fixture
-def backend():
-    return open_backend("onnxruntime", threads=1)
+def backend(tiny_plan):
+    with open_backend(tiny_plan.manifest, threads=1) as opened:
+        yield opened
 
 
 @pytest.fixture
 def decoder(backend, tiny_plan):
-    spec = tiny_plan.manifest.engines.decoder
+    spec = tiny_plan.manifest.engines["decoder"]
     return backend.load("decoder", spec, tiny_plan.path / spec.file)
 
 
@@ -39,7 +40,7 @@ def buffers(backend, tensors):
 
 
 def test_a_pass_fills_the_bound_buffers(backend, decoder, tiny_plan):
-    spec = tiny_plan.manifest.engines.decoder
+    spec = tiny_plan.manifest.engines["decoder"]
     inputs, outputs = buffers(backend, spec.inputs), buffers(backend, spec.outputs)
     poison = np.full(outputs["cache_next.0"].shape, np.nan, np.float32)
     outputs["cache_next.0"].write(poison)
@@ -51,7 +52,7 @@ def test_a_pass_fills_the_bound_buffers(backend, decoder, tiny_plan):
 
 
 def test_only_bindable_buffers_are_bound(backend, decoder, tiny_plan):
-    spec = tiny_plan.manifest.engines.decoder
+    spec = tiny_plan.manifest.engines["decoder"]
     inputs, outputs = buffers(backend, spec.inputs), buffers(backend, spec.outputs)
     inputs["latents"] = backend.buffer((2, 6, 1, 4, 4), "float32").part(0, 3)
     with pytest.raises(AssertionError, match="latents must be bindable"):
@@ -82,19 +83,12 @@ def test_onnxruntime_that_is_broken_says_why_itself(monkeypatch, tmp_path, fresh
         fresh_import()
 
 
-def test_unknown_backend():
-    with pytest.raises(
-        BackendError, match=r"^backend: got openvino, expected one of onnxruntime, tensorrt, tensorrt-rtx; export"
-    ):
-        open_backend("openvino")
-
-
-def test_device_without_its_provider():
+def test_device_without_its_provider(tiny_plan):
     expected = (
         r"^device: got cuda:0, .* has no CUDAExecutionProvider, expected it among \[.*pip install 'videossm\[gpu\]'"
     )
     with pytest.raises(BackendError, match=expected):
-        open_backend("onnxruntime", "cuda:0")
+        open_backend(tiny_plan.manifest, "cuda:0")
 
 
 @pytest.fixture
@@ -150,9 +144,9 @@ def gpu_build(emulate, monkeypatch):
     return make
 
 
-def test_cuda_provider_computes_in_full_fp32_on_our_stream(gpu_build):
+def test_cuda_provider_computes_in_full_fp32_on_our_stream(tiny_plan, gpu_build):
     cuda = gpu_build(devices=3)
-    (name, options), cpu = open_backend("onnxruntime", "cuda:2")._providers
+    (name, options), cpu = open_backend(tiny_plan.manifest, "cuda:2")._providers
     assert (name, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
     stream = options.pop("user_compute_stream")
     assert options == {"device_id": "2", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
@@ -163,20 +157,20 @@ def test_cuda_provider_computes_in_full_fp32_on_our_stream(gpu_build):
     ("provider", "name"),
     [("tensorrt", "TensorrtExecutionProvider"), ("nv-tensorrt-rtx", "NvTensorRTRTXExecutionProvider")],
 )
-def test_other_providers_come_before_cudas(gpu_build, provider, name):
+def test_other_providers_come_before_cudas(tiny_plan, gpu_build, provider, name):
     gpu_build()
-    (first, options), (second, _), cpu = open_backend("onnxruntime", "cuda:0", provider=provider)._providers
+    (first, options), (second, _), cpu = open_backend(tiny_plan.manifest, "cuda:0", provider=provider)._providers
     assert (first, second, cpu) == (name, "CUDAExecutionProvider", "CPUExecutionProvider")
     assert options.keys() - {"has_user_compute_stream"} == {"device_id", "user_compute_stream"}
 
 
-def test_providers_that_are_not_there():
+def test_providers_that_are_not_there(tiny_plan):
     with pytest.raises(BackendError, match=r"^device: got cuda:0, .* has no NvTensorRTRTXExecutionProvider"):
-        open_backend("onnxruntime", "cuda:0", provider="nv-tensorrt-rtx")
+        open_backend(tiny_plan.manifest, "cuda:0", provider="nv-tensorrt-rtx")
     with pytest.raises(BackendError, match=r"^provider: got rocm, expected one of cuda, tensorrt, nv-tensorrt-rtx"):
-        open_backend("onnxruntime", "cuda:0", provider="rocm")
+        open_backend(tiny_plan.manifest, "cuda:0", provider="rocm")
     with pytest.raises(BackendError, match=r"^provider: got cuda on the CPU, expected --device cuda:N with it"):
-        open_backend("onnxruntime", provider="cuda")
+        open_backend(tiny_plan.manifest, provider="cuda")
 
 
 @pytest.mark.parametrize("order", ["late", "early", "compute-first", "copies-first", "random"])
@@ -202,8 +196,8 @@ def test_what_kernels_stage_in_pinned_memory_is_given_back_now_and_then(tiny_pla
     rollout = Rollout(tiny_plan, "red", 3, "cuda:0", threads=1)
     for _ in islice(rollout, 7):
         pass
-    steps = 7 * (len(tiny_plan.manifest.sampler.sigmas) + 1)
-    assert cuda.waits.count("cudaStreamSynchronize") == steps // 10 and not rollout.device_usage.notes
+    runs = 7 * len(tiny_plan.manifest.passes)
+    assert cuda.waits.count("cudaStreamSynchronize") == runs // 10 and not rollout.device_usage.notes
 
 
 def test_an_engine_with_nodes_on_the_cpu_is_waited_for_and_noted(tiny_plan, gpu_build):
@@ -211,7 +205,7 @@ def test_an_engine_with_nodes_on_the_cpu_is_waited_for_and_noted(tiny_plan, gpu_
     rollout = Rollout(tiny_plan, "red", 3, "cuda:0", threads=1)
     next(rollout)
     assert len(cuda.waits) == cuda.done.count("engine") > 0
-    assert len(rollout.device_usage.notes) == len(tuple(tiny_plan.manifest.engines.items()))
+    assert len(rollout.device_usage.notes) == len(tiny_plan.manifest.engines)
     assert "step: the host waits for each run, as some nodes run on the CPU (1 Gather, 2 Shape)" in (
         rollout.device_usage.notes
     )
@@ -227,7 +221,7 @@ def test_devices():
 def test_engine_that_is_no_graph(backend, tiny_plan, tmp_path):
     (tmp_path / "step.onnx").write_bytes(b"no graph")
     with pytest.raises(BackendError, match=r"^step\.onnx: ONNX Runtime .* cannot load it") as caught:
-        backend.load("step", tiny_plan.manifest.engines.step, tmp_path / "step.onnx")
+        backend.load("step", tiny_plan.manifest.engines["step"], tmp_path / "step.onnx")
     assert "\n" not in str(caught.value)
 
 
@@ -241,10 +235,9 @@ def test_engine_that_is_no_graph(backend, tiny_plan, tmp_path):
     ids=["name", "shape", "dtype"],
 )
 def test_engine_that_is_not_what_the_manifest_says(backend, tiny_plan, change, message):
-    spec = tiny_plan.manifest.engines.decoder
+    spec = tiny_plan.manifest.engines["decoder"]
     inputs = tuple(
-        TensorSpec(**{**tensor.model_dump(), **change}) if tensor.name == "cache.0" else tensor
-        for tensor in spec.inputs
+        Input(**{**tensor.model_dump(), **change}) if tensor.name == "cache.0" else tensor for tensor in spec.inputs
     )
     wrong = EngineSpec(file=spec.file, inputs=inputs, outputs=spec.outputs)
     with pytest.raises(BackendError, match=message):
@@ -271,8 +264,8 @@ def test_bf16_goes_in_and_out_bit_by_bit(tmp_path):
 
 def test_bf16_is_refused_on_a_cpu(backend, tiny_plan):
     """Before ONNX Runtime says the same of some node: the file is not even opened."""
-    spec = tiny_plan.manifest.engines.decoder
-    inputs = tuple(TensorSpec(name=t.name, dtype="bfloat16", shape=t.shape) for t in spec.inputs)
+    spec = tiny_plan.manifest.engines["decoder"]
+    inputs = tuple(t.model_copy(update={"dtype": "bfloat16"}) for t in spec.inputs)
     typed = EngineSpec(file=spec.file, inputs=inputs, outputs=spec.outputs)
     with pytest.raises(BackendError, match=r"^device: got cpu for a plan in bf16, expected cuda:N, .*; change"):
         backend.load("decoder", typed, tiny_plan.path / "none.onnx")
@@ -293,8 +286,9 @@ def test_an_fp8_engine_runs(tmp_path):
     shape = (1, 4, 16)
     ends = [[(name, TensorProto.FLOAT, list(shape))] for name in ("x", "y")]
     save_graph(tmp_path / "engine.onnx", nodes, *ends, [weight, scale, zero, bias])
-    inputs, outputs = ((TensorSpec(name=name, dtype="float32", shape=shape),) for name in ("x", "y"))
-    backend = open_backend("onnxruntime", threads=1, precision="fp8")
+    inputs = (Input(name="x", dtype="float32", shape=shape, source="sample"),)
+    outputs = (Output(name="y", dtype="float32", shape=shape, target="sample"),)
+    backend = OnnxRuntimeBackend("cpu", 1, "fp8")
     spec = EngineSpec(file="engine.onnx", inputs=inputs, outputs=outputs)
     engine = backend.load("step", spec, tmp_path / spec.file)
     x, y = (backend.buffer(shape, "float32") for _ in range(2))
@@ -307,3 +301,17 @@ def test_an_fp8_engine_runs(tmp_path):
 def test_threads_do_not_change_the_frames(tiny_plan):
     one, two = (next(Rollout(tiny_plan, "red", threads=threads)).frames for threads in (1, 2))
     assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("order", ["late", "random"])
+def test_a_closed_rollout_on_a_gpu_leaves_nothing_though_it_is_referred_to(tiny_plan, gpu_build, order):
+    cuda = gpu_build(order)
+    with Rollout(tiny_plan, "red", 3, "cuda:0", threads=1) as rollout:
+        chunks = list(islice(rollout, 5))
+    rollout.close()
+    assert not cuda.blocks and not cuda.events and not cuda.streams and len(chunks) == 5
+
+
+def test_more_than_addresses_can_count_is_one_line(backend):
+    with pytest.raises(BackendError, match=r"^memory: got too little for \[.*\] of float32 \(.*\), expected more"):
+        backend.buffer((2**40, 2**40), "float32")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import signal
+import threading
+from importlib.metadata import version
 from pathlib import Path
 
 import click
 import pytest
 
+import videossm.runtime
 from videossm.runtime import UserError
 from videossm.runtime.cli import Command
 from videossm.runtime.cli.bench import bench
@@ -51,6 +55,69 @@ def test_ctrl_c_is_130(called):
 def test_an_error_of_ours_is_a_traceback():
     with pytest.raises(ZeroDivisionError):
         command(ZeroDivisionError()).main([])
+
+
+@pytest.mark.parametrize(("number", "verb"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_is_128_and_its_number(called, number, verb):
+    @click.command(cls=Command)
+    def signalled():
+        signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    assert called(signalled) == (128 + number, "", f"\n{verb}\n")
+    assert signal.getsignal(number) == before, "the handler is put back"
+
+
+def test_a_signal_that_is_ignored_stays_so(called):
+    """As in a shell's background jobs."""
+
+    @click.command(cls=Command)
+    def signalled():
+        signal.raise_signal(signal.SIGINT)
+        return 5
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert called(signalled)[0] == 5
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_in_another_thread(called):
+    """A program may call a command there, where Python takes no handlers."""
+    ended = []
+
+    def start():
+        with pytest.raises(SystemExit) as caught:
+            run.main(["--version"])
+        ended.append(caught.value.code)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert ended == [0]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("name: got \x1b[2Jx\x07, expected y", "name: got \\x1b[2Jx\\x07, expected y"),
+        ("a\nb\tc \u202e", "a b c \\u202e"),
+        ("got " + 100_000 * "x" + ", expected y", "got " + 40 * "x" + ".." + 17 * "x" + ", expected y"),
+        ("x " * 50_000, "x " * 999 + ".."),
+        ("got \u00e9\u4e16, expected y", "got \u00e9\u4e16, expected y"),
+    ],
+    ids=["escapes", "breaks", "long word", "long line", "letters"],
+)
+def test_a_line_is_for_reading(refused, given, told):
+    assert refused(command(UserError(given))) == told
+
+
+@pytest.mark.parametrize("tool", [run, inspect, bench, doctor], ids=lambda tool: tool.name)
+def test_version(called, tool):
+    assert called(tool, "--version") == (0, f"videossm {version('videossm')}\n", "")
+    assert videossm.runtime.__version__ == version("videossm")
+    assert called(tool, "-h") == called(tool, "--help")
 
 
 @pytest.mark.parametrize("tool", [run, inspect, bench], ids=lambda tool: tool.name)

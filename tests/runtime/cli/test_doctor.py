@@ -7,14 +7,13 @@ import json
 
 import onnx
 import pytest
+from small_plan import rebuilt
 
-from videossm.runtime import contract
 from videossm.runtime.backends.tensorrt import preflight
 from videossm.runtime.cli import doctor as module
 from videossm.runtime.cli.doctor import abilities, doctor
 from videossm.runtime.driver import Driver, Gpu
 from videossm.runtime.machine import BACKENDS, CUDA_BINDINGS, Machine, Package, probe_machine
-from videossm.runtime.plan import write_manifest
 from videossm.runtime.processor import Processor
 
 CPU = Processor("EPYC (made up)", ("avx2", "avx512_vnni"))
@@ -40,15 +39,6 @@ def without_a_gpu(monkeypatch):
     found = dataclasses.replace(probe_machine(), driver=Driver(problem="no NVIDIA driver"))
     monkeypatch.setattr(module, "probe_machine", lambda: found)
     return found
-
-
-def rebuilt(folder, **changes):
-    """The plan in `folder` with another manifest."""
-    path = folder / "manifest.json"
-    values = {name: value for name, value in json.loads(path.read_text()).items() if name != "files"}
-    path.unlink()
-    write_manifest(folder, {**values, **changes})
-    return folder
 
 
 def test_table(called, machine):
@@ -98,7 +88,7 @@ def test_a_plan_that_runs(called, tiny_plan, without_a_gpu):
 
 
 def test_what_to_expect_of_a_plan_in_int8(called, plan_copy, machine):
-    plan, expected = rebuilt(plan_copy, precision="int8"), "int8: this processor has VNNI (avx512_vnni): "
+    plan, expected = rebuilt(plan_copy, precision="int8").path, "int8: this processor has VNNI (avx512_vnni): "
     code, out, err = called(doctor, plan)
     first, second = out.splitlines()
     assert (code, err) == (0, "") and first.endswith("being run here") and second.startswith(expected)
@@ -109,14 +99,16 @@ def test_what_to_expect_of_a_plan_in_int8(called, plan_copy, machine):
 
 
 def test_a_plan_of_engines_without_a_gpu(refused, plan_copy, without_a_gpu):
-    plan = rebuilt(plan_copy, backend="tensorrt-rtx", target={"architectures": ["sm_89"]})
+    plan = rebuilt(plan_copy, backend="tensorrt-rtx", target={"architectures": ["sm_89"]}).path
     message = refused(doctor, plan)
     assert message.startswith("device: got a plan for tensorrt-rtx on a machine without a GPU (no NVIDIA driver), ")
     assert "--backend onnxruntime" in message
 
 
 def test_every_problem_is_a_line(called, plan_copy, machine):
-    plan = rebuilt(plan_copy, backend="tensorrt", target={"architectures": ["sm_86"]}, versions={"tensorrt": "0.9"})
+    plan = rebuilt(
+        plan_copy, backend="tensorrt", target={"architectures": ["sm_86"]}, versions={"tensorrt": "0.9"}
+    ).path
     code, out, err = called(doctor, plan, "--device", "cuda:1")
     assert (code, out) == (2, "")
     assert [line.partition(":")[0] for line in err.splitlines()] == ["tensorrt", "device"]
@@ -129,9 +121,9 @@ def test_every_problem_is_a_line(called, plan_copy, machine):
 def end_in_a_cast(decoder):
     """TensorRT takes uint8 from nothing but the last node; the tiny decoder has an Identity there."""
     model = onnx.load(decoder)
-    last = next(node for node in model.graph.node if node.output[0] == contract.FRAMES)
+    last = next(node for node in model.graph.node if node.output[0] == "frames")
     cast = next(node for node in model.graph.node if node.output[0] == last.input[0])
-    cast.output[0] = contract.FRAMES
+    cast.output[0] = "frames"
     model.graph.node.remove(last)
     onnx.save(model, decoder)
 
@@ -139,7 +131,7 @@ def end_in_a_cast(decoder):
 def test_would_it_build(called, refused, plan_copy, without_a_gpu):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install videossm[rtx]")
     end_in_a_cast(plan_copy / "decoder.onnx")
-    plan = rebuilt(plan_copy, lowering="standard")
+    plan = rebuilt(plan_copy, lowering="standard").path
     arguments = (doctor, plan, "--backend", "tensorrt-rtx", "--gpu-arch", "sm_89", "--gpu-arch", "sm_120")
     assert called(*arguments) == (0, f"{plan}: nothing found that keeps it from being built here\n", "")
     rebuilt(plan_copy, lowering="standard", precision="fp8")
@@ -150,16 +142,18 @@ def test_would_it_build(called, refused, plan_copy, without_a_gpu):
 
 def test_graphs_that_the_parser_refuses(called, refused, plan_copy, without_a_gpu):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install videossm[rtx]")
-    (plan_copy / "decoder.onnx").write_bytes(b"no graph")
-    (plan_copy / "memory.onnx").write_bytes(b"no graph either")
-    plan = rebuilt(plan_copy, lowering="standard")
+    for name in ("decoder.onnx", "memory.onnx"):
+        graph = onnx.load(plan_copy / name)
+        graph.graph.node[0].op_type = "NoSuchOperator"
+        onnx.save(graph, plan_copy / name)
+    plan = rebuilt(plan_copy, lowering="standard").path
     code, _, err = called(doctor, plan, "--backend", "tensorrt-rtx", "--gpu-arch", "sm_90")
     starts = ["--gpu-arch: got sm_90 for tensorrt-rtx", "memory (memory.onnx): got ", "decoder (decoder.onnx): got "]
     assert (
         code == 2
         and [line.startswith(start) for line, start in zip(err.splitlines(), starts, strict=True)] == [True] * 3
     )
-    message = refused(doctor, rebuilt(plan_copy, lowering="contrib"), "--backend", "tensorrt-rtx")
+    message = refused(doctor, rebuilt(plan_copy, lowering="contrib").path, "--backend", "tensorrt-rtx")
     assert message.startswith("lowering: got contrib for tensorrt-rtx")  # its graphs are not even parsed
 
 
@@ -167,12 +161,12 @@ def test_tensorrt_without_a_gpu_parses_nothing(called, plan_copy, without_a_gpu,
     monkeypatch.setitem(without_a_gpu.packages, "tensorrt", Package("11.1.0.106"))
     monkeypatch.setattr(preflight, "find_tensorrt", lambda backend: object())
     monkeypatch.setattr(preflight, "check_graphs", lambda trt, files: pytest.fail("parsed"))
-    code, _, err = called(doctor, rebuilt(plan_copy, lowering="standard"), "--backend", "tensorrt")
+    code, _, err = called(doctor, rebuilt(plan_copy, lowering="standard").path, "--backend", "tensorrt")
     assert code == 2 and err.startswith("backend: got tensorrt on a machine without a GPU (no NVIDIA driver)")
 
 
 def test_a_plan_of_engines_cannot_be_built(refused, plan_copy, machine):
-    plan = rebuilt(plan_copy, backend="tensorrt", target={"architectures": ["sm_90"]})
+    plan = rebuilt(plan_copy, backend="tensorrt", target={"architectures": ["sm_90"]}).path
     message = refused(doctor, plan, "--backend", "tensorrt-rtx")
     assert message.startswith("plan: got one for tensorrt, expected one of ONNX graphs")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from small_plan import rebuilt, sealed
 
+from videossm.runtime import Plan
 from videossm.runtime.cli.inspect import inspect
 from videossm.runtime.plan import write_manifest
 
@@ -14,12 +16,16 @@ def test_table_names_every_tensor_and_file(called, tiny_plan):
     code, out, err = called(inspect, tiny_plan.path)
     assert (code, err) == (0, "")
     manifest = tiny_plan.manifest
-    for _, engine in manifest.engines.items():
+    for engine in manifest.engines.values():
         for tensor in (*engine.inputs, *engine.outputs):
             assert f" {tensor.name} " in out
     for file in manifest.files:
         assert f" {file} " in out
-    assert tiny_plan.identity in out and "euler, 3 steps: 1 0.8 0.4" in out and "32x32 at 8 frames/s" in out
+    assert (
+        tiny_plan.identity in out
+        and "passes     4 of step at sigma 1 0.8 0.4 0" in out
+        and "32x32 at 8 frames/s" in out
+    )
 
 
 def test_json_holds_the_manifest_and_the_state(called, build_plan):
@@ -31,24 +37,21 @@ def test_json_holds_the_manifest_and_the_state(called, build_plan):
     assert [tensor["name"] for tensor in values["engines"]["memory"]["outputs"]] == ["memory_next.0", "memory_next.1"]
     token, head = 2 * 2 * 4, 2 * 4 * 4  # bytes of a head's token with batch 2: gates, keys
     assert values["state_bytes"] == {
-        "window": 2 * 18 * (2 * 2 * head + 2 * token),
-        "window_latents": 2 * 9 * 16 * 4,
-        "memory": 2 * 2 * 2 * 16 * 4,
+        "ring": 2 * 18 * (2 * 2 * head + 2 * token) + 2 * 9 * 16 * 4,
+        "carry": 2 * 2 * 2 * 16 * 4 + 2 * 16 * 4,
         "prompt": 2 * 2 * 2 * 5 * head,
-        "decoder_caches": 2 * 16 * 4,
     }
 
 
 def test_what_it_was_built_for_and_takes(called, plan_copy):
     assert "target " not in called(inspect, plan_copy)[1], "ONNX graphs go anywhere"
-    values = json.loads((plan_copy / "manifest.json").read_text())
     target = {
         "architectures": ["sm_89", "sm_120"],
         "later": True,
         "version_compatible": False,
         "weight_streaming": False,
     }
-    (plan_copy / "manifest.json").write_text(json.dumps({**values, "backend": "tensorrt-rtx", "target": target}))
+    rebuilt(plan_copy, backend="tensorrt-rtx", target=target)
     out = called(inspect, plan_copy)[1]
     assert "\ntarget     sm_89 sm_120 and later\n" in out and "\nmemory     at least " in out
     printed = json.loads(called(inspect, plan_copy, "--json")[1])
@@ -58,16 +61,12 @@ def test_what_it_was_built_for_and_takes(called, plan_copy):
 def test_plan_without_memory(called, build_plan):
     _, out, _ = called(inspect, build_plan(memory=False).path, "--json")
     values = json.loads(out)
-    assert values["engines"]["memory"] is None and values["state_bytes"]["memory"] == 0
+    assert "memory" not in values["engines"] and values["state_bytes"]["carry"] == 16 * 4
 
 
 def with_report(folder, text):
-    path = folder / "manifest.json"
-    values = {name: value for name, value in json.loads(path.read_text()).items() if name != "files"}
-    path.unlink()
     (folder / "report.json").write_text(text)
-    write_manifest(folder, values)
-    return folder
+    return rebuilt(folder).path
 
 
 def test_summary_of_the_report(called, plan_copy):
@@ -90,6 +89,20 @@ def test_plan_without_a_report(called, tiny_plan):
 def test_report_without_a_summary(refused, plan_copy, text):
     message = refused(inspect, with_report(plan_copy, text))
     assert message.startswith("report.json: summary: got something else or nothing, expected an object")
+
+
+def test_a_name_that_commands_the_terminal(refused, plan_copy):
+    values = json.loads((plan_copy / "manifest.json").read_text())
+    (plan_copy / "manifest.json").write_bytes(sealed({**values, "name": "\x1b]0;owned\x07\x1b[2J"}))
+    message = refused(inspect, plan_copy)
+    assert message.startswith("manifest.json: name: got ") and message.isprintable()
+
+
+def test_a_graph_of_garbage_whose_hash_is_right(refused, plan_copy):
+    values = Plan.open(plan_copy).values()
+    (plan_copy / "step.onnx").write_bytes(b"garbage")
+    write_manifest(plan_copy, values)
+    assert refused(inspect, plan_copy).startswith("step.onnx: got no ONNX graph (")
 
 
 def test_no_plan(refused, tmp_path):

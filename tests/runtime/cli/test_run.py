@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import av
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from videossm.runtime import Rollout
+from videossm.runtime import Plan, Rollout
 from videossm.runtime.cli.run import run
-from videossm.runtime.passes import Passes
+from videossm.runtime.plan import write_manifest
+from videossm.runtime.program import Program
 from videossm.runtime.prompt import PromptTokenizer
 
 RED, GREEN = "a red circle moves left", "a green square"
@@ -33,7 +39,7 @@ def expected_frames(plan, chunks, switches=None):
     for index in range(chunks):
         if switches and index in switches:
             rollout.set_prompt(switches[index])
-        frames.extend(next(rollout).frames)
+        frames.extend(next(rollout).frames[0])
     return frames
 
 
@@ -148,7 +154,7 @@ def test_killed_between_chunks_and_resumed(started, tiny_plan, tmp_path):
     assert start >= 6, "a state was written after every chunk"
     expected = expected_frames(tiny_plan, start + 5)
     assert all(map(np.array_equal, pictures, expected[:21])), "raw frames on stdout"
-    got = [frame for chunk in itertools.islice(resumed, 5) for frame in chunk.frames]
+    got = [frame for chunk in itertools.islice(resumed, 5) for frame in chunk.frames[0]]
     assert all(map(np.array_equal, got, expected[3 * start :]))
 
 
@@ -177,7 +183,9 @@ def interrupt_at(monkeypatch, where):
 
 
 @pytest.mark.parametrize(
-    "where", [(PromptTokenizer, "encode"), (Passes, "encode_prompt"), (Passes, "denoise")], ids=lambda where: where[1]
+    "where",
+    [(PromptTokenizer, "encode"), (Program, "encode_prompt"), (Program, "run_pass")],
+    ids=lambda where: where[1],
 )
 def test_interrupted_before_the_first_chunk(called, tiny_plan, tmp_path, monkeypatch, where):
     """While it loads, too: no file where none was, and an old one stays as it is."""
@@ -210,26 +218,62 @@ def test_interrupted_before_a_prompt_switch(called, tiny_plan, tmp_path, monkeyp
     assert Rollout.resume(tiny_plan, state).prompts == [RED]
 
 
-def test_a_second_interrupt_ends_at_once(called, tiny_plan, tmp_path, monkeypatch):
-    def interrupt_twice(*_):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+def endless(graph):
+    """Its first node waits for a loop that no one lives to see the end of."""
+    one = numpy_helper.from_array(np.int64(1), "one")
+    scalar = [helper.make_tensor_value_info(name, TensorProto.INT64, []) for name in ("i", "x", "y")]
+    bools = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "on")]
+    nodes = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["x", "one"], ["y"])]
+    body = helper.make_graph(nodes, "body", [scalar[0], bools[0], scalar[1]], [bools[1], scalar[2]], [one])
+    most = numpy_helper.from_array(np.int64(2**63 - 1), "most")
+    start = numpy_helper.from_array(np.int64(0), "start")
+    first = graph.node[0]
+    first.input[0], waited = "waited", first.input[0]
+    added = [
+        helper.make_node("Loop", ["most", "", "start"], ["end"], body=body),
+        helper.make_node("Add", [waited, "end"], ["waited"]),
+    ]
+    graph.initializer.extend([most, start])
+    nodes = [*added, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
-    monkeypatch.setattr(Passes, "denoise", interrupt_twice)
-    code, out, err = called(run, tiny_plan.path, "--prompt", RED, "-o", tmp_path / "out.mp4")
-    assert (code, out, err.strip()) == (130, "", "interrupted")
+
+def cpu_s(process):
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
-def test_interrupted(started, tiny_plan, tmp_path, as_json):
-    """Ctrl-C: the file is closed, the state fits it, the exit code is 130."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_second_signal_ends_native_code_at_once(started, plan_copy, tmp_path, number):
+    """Python cannot run anything of its own meanwhile."""
+    values = Plan.open(plan_copy).manifest.model_dump(mode="json", exclude={"files"})
+    model = onnx.load(plan_copy / "text_encoder.onnx")
+    endless(model.graph)
+    onnx.save(model, plan_copy / "text_encoder.onnx")
+    write_manifest(plan_copy, values)
+    process = started(MODULE, plan_copy, "--prompt", RED, "-o", tmp_path / "out.mp4")
+    wait_for(lambda: cpu_s(process) > 2)
+    process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(number)
+    assert process.wait(5) == -number
+    assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("number", "as_json"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, True)], ids=str
+)
+def test_interrupted(started, tiny_plan, tmp_path, number, as_json):
+    """Ctrl-C: the file is closed, the state fits it, the exit code is 130; 143 for the SIGTERM of a service manager."""
     video, state = tmp_path / "out.mp4", tmp_path / "state.safetensors"
     arguments = ["--prompt", RED, "--seconds", 3600, "-o", video, "--save-state", state]
     process = started(MODULE, tiny_plan.path, *arguments, *["--json"] * as_json)
     wait_for(lambda: video.exists() and video.stat().st_size > 5000)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     frames = len(frames_in(video))
     assert frames == 3 * Rollout.resume(tiny_plan, state).next_index > 0
     if as_json:
@@ -237,6 +281,25 @@ def test_interrupted(started, tiny_plan, tmp_path, as_json):
         assert report["interrupted"] is True and report["frames"] == frames and not err
     else:
         assert not out and err.startswith(b"interrupted: ") and err.count(b"\n") == 1
+
+
+def test_a_token_beyond_the_vocabulary(refused, plan_copy, tmp_path):
+    """What the graph makes of it: here the text encoder has room for four."""
+    values = Plan.open(plan_copy).manifest.model_dump(mode="json", exclude={"files"})
+    model = onnx.load(plan_copy / "text_encoder.onnx")
+    first = model.graph.node[0]
+    table = numpy_helper.from_array(np.arange(4, dtype=np.int64), "table")
+    model.graph.initializer.append(table)
+    lookup = helper.make_node("Gather", ["table", first.input[0]], ["looked up"])
+    first.input[0] = "looked up"
+    nodes = [lookup, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, plan_copy / "text_encoder.onnx")
+    write_manifest(plan_copy, values)
+    message = refused(run, plan_copy, "--prompt", RED, "-o", tmp_path / "out.mp4")
+    assert message.startswith("text_encoder: ONNX Runtime cannot run it (") and "out of data bounds" in message
+    assert not (tmp_path / "out.mp4").exists()
 
 
 @pytest.mark.parametrize("tool", ["run", "inspect", "bench"])
@@ -289,7 +352,17 @@ def bad_inputs(plan, tmp):
         "negative-seed": ([plan, *prompt, "--seed", "-1", *video], "seed: got -1, expected 0 or more"),
         "switch-beyond-the-end": (
             [plan, *prompt, "--seconds", "3", "--prompt-at", "3:red", *video],
-            "--prompt-at: got 3 s, expected from 0 to 2.625 s",
+            "--prompt-at 3: the next chunk starts at 3 s, but the video ends there; use at most 2.625, or add",
+        ),
+        "switch-between-chunks": (
+            [plan, *prompt, "--prompt-at", "5:red", *video],
+            "--prompt-at 5: the next chunk starts at 5.25 s, but the video ends there; "
+            "use at most 4.875, or add --seconds 6.",
+        ),
+        "switch-beyond-the-chunks": (
+            [plan, *prompt, "--chunks", "2", "--prompt-at", "1:red", *video],
+            "--prompt-at 1: the next chunk starts at 1.125 s, but the video ends there; "
+            "use at most 0.375, or add --chunks 4.",
         ),
         "switch-to-unknown-word": ([plan, *prompt, "--prompt-at", "1:pink", *video], "prompt: got the unknown word"),
         "switch-to-nothing": ([plan, *prompt, "--prompt-at", "1:", *video], "prompt: got an empty text"),
@@ -308,8 +381,8 @@ def bad_inputs(plan, tmp):
             [plan, *prompt, *video, "--save-state", "/proc/state"],
             "state: cannot write /proc/state (",
         ),
-        "no-state-name": ([plan, *prompt, *video, "--save-state", ""], "state: got '.', which is a folder"),
-        "folder-as-state": ([plan, *prompt, *video, "--save-state", tmp], f"state: got '{tmp}', which is a folder"),
+        "no-state-name": ([plan, *prompt, *video, "--save-state", ""], "state: got ., which is a folder"),
+        "folder-as-state": ([plan, *prompt, *video, "--save-state", tmp], f"state: got {tmp}, which is a folder"),
         "pictures-in-a-folder-nobody-can-write": ([plan, *prompt, "-o", "/proc/o.png"], "output: cannot write /proc/o"),
         "seed-of-a-state": ([plan, "--resume", tmp / "none", "--seed", "1", *video], "--seed: got one with --resume"),
         "json-on-stdout": ([plan, *prompt, "--json", "-o", "-"], "--json: got -o - as well"),
@@ -317,7 +390,11 @@ def bad_inputs(plan, tmp):
         "no-cuda": ([plan, *prompt, "--device", "cuda:0", *video], "device: got cuda:0 on a machine without a GPU"),
         "provider-of-a-gpu": ([plan, *prompt, "--provider", "cuda", *video], "provider: got cuda on the CPU, expected"),
         "unknown-provider": ([plan, *prompt, "--provider", "rocm", *video], "Invalid value for '--provider'"),
-        "no-threads": ([plan, *prompt, "--threads", "0", *video], "threads: got 0, expected 1 or more"),
+        "endless-threads": ([plan, *prompt, "--threads", "100000", *video], "threads: got 100000, expected 1 to 256"),
+        "no-utf-8": ([plan, "--prompt", "a \udcff", *video], "prompt: got 'a \\udcff', which is no UTF-8"),
+        "endless-prompt": ([plan, "--prompt", "a " * 20_000, *video], "prompt: got 40000 characters, expected at most"),
+        "endless-switch": ([plan, *prompt, "--prompt-at", "x" * 9999, *video], f"--prompt-at: got '{'x' * 56}.., exp"),
+        "no-threads": ([plan, *prompt, "--threads", "0", *video], "threads: got 0, expected 1 to 256"),
     }
 
 
@@ -326,6 +403,94 @@ def test_bad_input(refused, tiny_plan, tmp_path, case):
     arguments, start = bad_inputs(tiny_plan.path, tmp_path)[case]
     assert refused(run, *arguments).startswith(start)
     assert not (tmp_path / "out.mp4").exists() and not (tmp_path / "out.avi").exists(), "nothing was written"
+
+
+def same_file(path, other):
+    """Another name of a file."""
+    other.hardlink_to(path)
+    return other
+
+
+COLLISIONS = {
+    "state as video": (lambda plan, tmp: ["-o", tmp / "x.gif", "--save-state", tmp / "x.gif"], "state: got "),
+    "state as video, another way": (
+        lambda plan, tmp: ["-o", tmp / "x.gif", "--save-state", tmp / "sub" / ".." / "x.gif"],
+        "state: got ",
+    ),
+    "state over the manifest": (lambda plan, tmp: ["--save-state", plan / "manifest.json"], "state: got "),
+    "state in the plan": (lambda plan, tmp: ["--save-state", plan / "new"], "state: got "),
+    "state in another plan": (lambda plan, tmp: ["--save-state", tmp / "other.plan" / "new"], "state: got "),
+    "video in the plan": (lambda plan, tmp: ["-o", plan / "out.mp4"], "output: got "),
+    "pictures in the plan": (lambda plan, tmp: ["-o", plan / "out.png"], "output: got "),
+    "state over an engine's other name": (
+        lambda plan, tmp: ["--save-state", same_file(plan / "step.onnx", tmp / "step")],
+        None,  # the rename leaves the engine as it was
+    ),
+    "state into a device": (lambda plan, tmp: ["--save-state", "/dev/null"], "state: got /dev/null, which is a device"),
+    "state over a link": (lambda plan, tmp: ["--save-state", tmp / "link"], "state: got "),
+    "video over a link": (lambda plan, tmp: ["-o", tmp / "link.mp4"], "output: got "),
+    "video over a pipe": (lambda plan, tmp: ["-o", tmp / "pipe.y4m"], "output: got "),
+    "long name": (lambda plan, tmp: ["-o", tmp / f"{300 * 'x'}.mp4"], "output: cannot write "),
+    "long state": (lambda plan, tmp: ["--save-state", tmp / (300 * "x")], "state: cannot write "),
+    "long pictures": (lambda plan, tmp: ["-o", tmp / f"{250 * 'x'}.png"], "output: cannot write "),
+}
+
+
+@pytest.mark.parametrize("case", COLLISIONS)
+def test_an_output_replaces_nothing_that_is_needed(called, plan_copy, tmp_path, case):
+    """Before any work is done, and all files are as they were."""
+    (tmp_path / "sub").mkdir()
+    shutil.copytree(plan_copy, tmp_path / "other.plan")
+    (tmp_path / "link").symlink_to(plan_copy / "step.onnx")
+    (tmp_path / "link.mp4").symlink_to(plan_copy / "step.onnx")
+    os.mkfifo(tmp_path / "pipe.y4m")
+    given, start = COLLISIONS[case]
+    words = given(plan_copy, tmp_path)
+    words = words if "-o" in words else [*words, "-o", tmp_path / "fine.mp4"]
+    code, out, err = called(run, plan_copy, "--prompt", RED, "--chunks", 1, *words)
+    if start is None:
+        assert code == 0
+    else:
+        assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(start), err
+        assert not (tmp_path / "fine.mp4").exists() and not (tmp_path / "x.gif").exists()
+    assert Plan.open(plan_copy) and Plan.open(tmp_path / "other.plan")
+    assert sorted(path.name for path in plan_copy.iterdir()) == sorted(
+        [*Plan.open(plan_copy).manifest.files, "manifest.json"]
+    )
+
+
+def test_the_state_that_is_read_is_no_video(refused, tiny_plan, saved, tmp_path):
+    state = saved.rename(tmp_path / "state.png")
+    assert refused(run, tiny_plan.path, "--resume", state, "-o", state).startswith(
+        f"output: got {state}, which this command uses"
+    )
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_permissions_of_a_state_are_the_umasks(called, tiny_plan, tmp_path, umask):
+    state, before = tmp_path / "state", os.umask(umask)
+    try:
+        called(run, tiny_plan.path, "--prompt", RED, "--chunks", 1, "-o", tmp_path / "o.gif", "--save-state", state)
+    finally:
+        os.umask(before)
+    assert state.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_two_runs_with_the_same_outputs(started, tiny_plan, tmp_path):
+    """One video at a time; states take turns, each of them whole."""
+    video, state = tmp_path / "out.mp4", tmp_path / "state"
+    words = ["--prompt", RED, "--save-state", state, "-o"]
+    first = started(MODULE, tiny_plan.path, *words, video, "--seconds", 3600)
+    wait_for(lambda: state.exists())
+    second = started(MODULE, tiny_plan.path, *words, video, "--chunks", 1)
+    _, err = second.communicate(timeout=20)
+    assert second.returncode == 2 and b"which another run is writing" in err
+    third = started(MODULE, tiny_plan.path, *words, tmp_path / "other.gif", "--chunks", 20)
+    assert third.wait(20) == 0, third.stderr.read()
+    first.send_signal(signal.SIGINT)
+    assert first.wait(20) == 130
+    assert len(frames_in(video)) == 3 * Rollout.resume(tiny_plan, state).next_index
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.gif", "out.mp4", "state"], "no temporary file"
 
 
 @pytest.fixture
@@ -347,7 +512,7 @@ def test_resume_does_not_replace_the_first_part(refused, tiny_plan, saved):
 
 def test_resume_on_another_plan(refused, build_plan, saved, tmp_path):
     message = refused(run, build_plan("other", fps=12.0).path, "--resume", saved, "-o", tmp_path / "more.mp4")
-    assert message.startswith(f"state: {saved}: plan: got one of the plan 'tiny'")
+    assert message.startswith(f"state: {saved}: stream_identity: got one of 'tiny'")
 
 
 def test_resume_from_a_truncated_state(refused, tiny_plan, saved, tmp_path):
@@ -366,7 +531,7 @@ def test_resume_with_a_wrong_prompt_is_told_before_an_engine_loads(refused, tiny
 def test_switch_before_a_resumed_stream(refused, tiny_plan, saved, tmp_path):
     arguments = ["--resume", saved, "--prompt-at", f"0:{GREEN}", "--chunks", 2]
     message = refused(run, tiny_plan.path, *arguments, "-o", tmp_path / "more.mp4")
-    assert message.startswith("--prompt-at: got 0 s, expected from 0.75 to 1.125 s")
+    assert message == "--prompt-at 0: the video goes on at 0.75 s; use that at least."
 
 
 def test_altered_plan(refused, plan_copy, tmp_path):

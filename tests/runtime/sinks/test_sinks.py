@@ -93,7 +93,7 @@ def test_png_numbers_follow_the_stream(tmp_path, frames):
 
 def test_raw_frames(frames):
     stream = io.BytesIO()
-    sink = RawSink(stream)
+    sink = RawSink(stream, 64, 48)
     sink.write(frames[:3])
     sink.write(frames[3:5, :, ::-1])  # not contiguous
     sink.close()
@@ -167,17 +167,17 @@ def test_full_disk_keeps_what_was_written(tmp_path, noisy, kind, full_disk):
 
 
 @pytest.mark.parametrize("kind", ["mp4", "gif", "y4m"])
-def test_full_disk_from_the_start(tmp_path, frames, kind):
+def test_full_disk_from_the_start(tmp_path, frames, kind, full_disk):
     path = tmp_path / f"out.{kind}"
-    path.symlink_to("/dev/full")
-    with pytest.raises(SinkError, match=r"\(No space left on device\)"):
+    with full_disk(0), pytest.raises(SinkError, match=r"\(File too large\)"):
         written(path, frames)
+    assert not path.exists()
 
 
 def test_full_disk_behind_stdout(frames):
     message = r"cannot write stdout \(No space left on device\)"
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(SinkError, match=message):
-        RawSink(full).write(frames)
+        RawSink(full, 64, 48).write(frames)
 
 
 @pytest.mark.parametrize("kind", ["mp4", "gif", "y4m"])
@@ -196,7 +196,7 @@ def test_full_disk_when_the_file_is_closed(tmp_path, noisy, kind, full_disk):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_folder_that_does_not_exist(tmp_path, kind):
-    with pytest.raises(SinkError, match=r"expected a folder that exists; create .*none$"):
+    with pytest.raises(SinkError, match=r"none/out\..*, whose folder does not exist, expected one"):
         open_sink(str(tmp_path / "none" / f"out.{kind}"), 64, 48, 8.0)
 
 
@@ -217,6 +217,65 @@ def test_folder_of_that_name(tmp_path):
     (tmp_path / "out.mp4").mkdir()
     with pytest.raises(SinkError, match="which is a folder"):
         open_sink(str(tmp_path / "out.mp4"), 64, 48, 8.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "shape", [(3, 48, 63, 3), (3, 64, 48, 3), (48, 64, 3), (3, 48, 64, 4), (1, 3, 48, 64, 3)], ids=str
+)
+def test_frames_of_another_size(tmp_path, kind, shape):
+    message = r"^frames: got uint8 \[.*\], expected uint8 \[T, 48, 64, 3\]; open"
+    with open_sink(tmp_path / f"out.{kind}", 64, 48, 8.0) as sink, pytest.raises(SinkError, match=message):
+        sink.write(np.zeros(shape, np.uint8))
+    assert sink.files == [] and not list(tmp_path.iterdir())
+
+
+def test_frames_of_another_dtype():
+    with pytest.raises(SinkError, match=r"^frames: got float32 \[1, 48, 64, 3\], expected uint8"):
+        RawSink(io.BytesIO(), 64, 48).write(np.zeros((1, 48, 64, 3), np.float32))
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_frame_rate(tmp_path, kind, fps):
+    with pytest.raises(SinkError, match=r"^output: got .* frames/s, expected more than 0"):
+        open_sink(tmp_path / f"out.{kind}", 64, 48, fps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_size(tmp_path, kind):
+    with pytest.raises(SinkError, match=r"^output: got frames of 0x48, expected sides of 1 or more"):
+        open_sink(tmp_path / f"out.{kind}", 0, 48, 8.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_path_in_place_of_a_text(tmp_path, frames, kind):
+    with open_sink(tmp_path / f"out.{kind}", 64, 48, 8.0) as sink:
+        sink.write(frames)
+    assert len(read(sink.files)) == 24
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_sinks_of_one_file(tmp_path, frames, kind):
+    """The second one is refused, for pictures when it is about to write, and the first one's file is whole."""
+    path = tmp_path / f"out.{kind}"
+    with open_sink(path, 64, 48, 8.0) as first:
+        first.write(frames[:3])
+        with pytest.raises(SinkError, match="which another run is writing"), open_sink(path, 64, 48, 8.0) as second:
+            second.write(frames[3:6])
+        first.write(frames[3:])
+    assert len(read(first.files)) == 24
+    assert len(read(written(path, frames[:1]))) == 1, "afterwards it may be written again"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_links_are_not_written_through(tmp_path, frames, kind):
+    (tmp_path / "thesis").write_text("years of work")
+    name = "out-00000.png" if kind == "png" else f"out.{kind}"
+    (tmp_path / name).symlink_to(tmp_path / "thesis")
+    with pytest.raises(SinkError, match="which is a link, expected a regular file or a new name"):
+        written(tmp_path / f"out.{kind}", frames)
+    assert (tmp_path / "thesis").read_text() == "years of work"
 
 
 def test_odd_sides_are_no_mp4(tmp_path):

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from small_plan import rebuilt
 
 from videossm.runtime.backends.session import session_options
-from videossm.runtime.plan import Plan, write_manifest
+from videossm.runtime.plan import Plan
 
 DTYPES = {
     "tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int64)": "INT64", "tensor(int32)": "INT32",
@@ -288,10 +288,6 @@ def engine_plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Plan]
 
     def build(plan: Plan, **fields: Any) -> Plan:
         folder = Path(shutil.copytree(plan.path, tmp_path_factory.mktemp("engines") / f"{plan.name}.plan"))
-        manifest = json.loads((folder / "manifest.json").read_text())
-        (folder / "manifest.json").unlink()
-        manifest.pop("files")
-        write_manifest(folder, {**manifest, "backend": "tensorrt", **fields})
-        return Plan.open(folder)
+        return rebuilt(folder, **{"backend": "tensorrt", **fields})
 
     return build

@@ -10,39 +10,44 @@ import pytest
 from videossm.runtime import BackendError, Plan, Rollout
 from videossm.runtime.backends import open_backend
 from videossm.runtime.backends.tensorrt.module import Log
-from videossm.runtime.manifest import EngineSpec, TensorSpec
+from videossm.runtime.manifest import EngineSpec, Input
 
 RED = "a red circle moves left"
 
 
 @pytest.fixture
-def decoder(tiny_plan):
+def plan(tiny_plan, engine_plan):
+    return engine_plan(tiny_plan)
+
+
+@pytest.fixture
+def decoder(plan):
     """(spec, file)"""
-    spec = tiny_plan.manifest.engines.decoder
-    return spec, tiny_plan.path / spec.file
+    spec = plan.manifest.engines["decoder"]
+    return spec, plan.path / spec.file
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
-def test_on_a_cpu_there_is_another_way(name):
+def test_on_a_cpu_there_is_another_way(tiny_plan, engine_plan, name):
     expected = rf"^device: got cpu for a plan of {name}, expected cuda:N; a plan for the CPU .* --backend onnxruntime$"
     with pytest.raises(BackendError, match=expected):
-        open_backend(name, "cpu")
+        open_backend(engine_plan(tiny_plan, backend=name).manifest, "cpu")
 
 
 @pytest.mark.parametrize("status", [35, 100], ids=["no-driver", "no-device"])
-def test_without_a_gpu_it_says_so_before_tensorrt_does(tensorrt, status):
+def test_without_a_gpu_it_says_so_before_tensorrt_does(plan, tensorrt, status):
     trt = tensorrt()
     trt.cuda.fail("cudaGetDeviceCount", status)
     expected = r"^device: got cuda:0, but no usable GPU here \(.*\), expected one; .* --backend onnxruntime$"
     with pytest.raises(BackendError, match=expected):
-        open_backend("tensorrt-rtx")
+        open_backend(plan.manifest)
     assert not trt.runtimes
 
 
 @pytest.mark.parametrize("option", [{"threads": 2}, {"provider": "cuda"}], ids=lambda option: next(iter(option)))
-def test_options_of_onnx_runtime(option):
+def test_options_of_onnx_runtime(plan, option):
     with pytest.raises(BackendError, match=r"for tensorrt, expected none, it is ONNX Runtime's; leave it out$"):
-        open_backend("tensorrt", **option)
+        open_backend(plan.manifest, **option)
 
 
 @pytest.mark.parametrize("compatible", [False, True])
@@ -56,15 +61,18 @@ def test_only_version_compatible_engines_run_code_of_their_own(tiny_plan, engine
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("deserialize_cuda_engine", r"^decoder\.onnx: tensorrt 11\.1\.0 cannot load it: \[.*\] it failed, as the test"),
+        (
+            "deserialize_cuda_engine",
+            r"^decoder\.engine: tensorrt 11\.1\.0 cannot load it: \[.*\] it failed, as",
+        ),
         ("create_execution_context", r"^decoder: no execution context: .* it failed, as the test wanted; free memory"),
     ],
 )
-def test_what_tensorrt_logs_is_the_reason(tensorrt, decoder, call, message):
+def test_what_tensorrt_logs_is_the_reason(plan, tensorrt, decoder, call, message):
     trt = tensorrt()
     trt.options.refuses = call
     with pytest.raises(BackendError, match=message) as caught:
-        backend = open_backend("tensorrt")
+        backend = open_backend(plan.manifest)
         bind(backend, backend.load("decoder", *decoder), decoder[0])
     assert "\n" not in str(caught.value)
 
@@ -96,27 +104,27 @@ def test_messages_are_told_once_and_only_errors(tensorrt):
     [
         (
             {"name": "other"},
-            r"^decoder\.onnx: inputs: cache\.0: got float32 1x1x1x4x4, expected none by manifest\.json",
+            r"^decoder\.engine: inputs: cache\.0: got float32 1x1x1x4x4, expected none by manifest\.json",
         ),
         ({"shape": (1, 2, 1, 4, 4)}, r"cache\.0: got float32 1x1x1x4x4, expected float32 1x2x1x4x4"),
         ({"dtype": "float16"}, r"cache\.0: got float32 1x1x1x4x4, expected float16 1x1x1x4x4"),
     ],
     ids=["name", "shape", "dtype"],
 )
-def test_engine_that_is_not_what_the_manifest_says(tensorrt, decoder, change, message):
+def test_engine_that_is_not_what_the_manifest_says(plan, tensorrt, decoder, change, message):
     tensorrt()
     spec, file = decoder
-    changed = [TensorSpec(**{**t.model_dump(), **(change if t.name == "cache.0" else {})}) for t in spec.inputs]
+    changed = [Input(**{**t.model_dump(), **(change if t.name == "cache.0" else {})}) for t in spec.inputs]
     wrong = EngineSpec(file=spec.file, inputs=tuple(changed), outputs=spec.outputs)
     with pytest.raises(BackendError, match=message):
-        open_backend("tensorrt").load("decoder", wrong, file)
+        open_backend(plan.manifest).load("decoder", wrong, file)
 
 
-def test_a_tensor_on_the_host_is_refused(tensorrt, decoder):
+def test_a_tensor_on_the_host_is_refused(plan, tensorrt, decoder):
     trt = tensorrt()
     trt.options.refuses = "cache.0"
     with pytest.raises(BackendError, match=r"inputs: cache\.0: got float32 1x1x1x4x4 on the host, expected float32"):
-        open_backend("tensorrt").load("decoder", *decoder)
+        open_backend(plan.manifest).load("decoder", *decoder)
 
 
 def stripped(plan, weights):
@@ -125,7 +133,7 @@ def stripped(plan, weights):
     manifest = plan.manifest.model_validate_json(
         json.dumps({**plan.manifest.model_dump(mode="json"), "engines": engines})
     )
-    return Plan(plan.path, manifest, plan.identity)
+    return Plan(plan.path, manifest)
 
 
 def test_stripped_engines_take_their_weights_when_they_load(tiny_plan, engine_plan, tensorrt):
@@ -144,27 +152,27 @@ def test_weights_that_do_not_fit(tiny_plan, engine_plan, tensorrt):
     plan = engine_plan(tiny_plan)
     (plan.path / "none.onnx").write_bytes(b"")
     wrong = stripped(plan, dict.fromkeys(("text_encoder", "step", "memory", "decoder"), "none.onnx"))
-    with pytest.raises(BackendError, match=r"^text_encoder\.onnx: cannot take the weights of none\.onnx: no graph; "):
+    with pytest.raises(BackendError, match=r"^text_encoder\.engine: cannot take the weights of none\.onnx: no graph; "):
         Rollout(wrong, RED)
 
 
-def test_streamed_weights_get_what_is_left_the_most_used_first(tiny_plan, tensorrt):
+def test_streamed_weights_get_what_is_left_the_most_used_first(plan, tensorrt):
     """Beside the buffers that were taken by then, the activations, and 5% of the device."""
     trt = tensorrt()
     trt.options.streamable = 300_000
     trt.cuda.memory_bytes = 400_000
-    backend = open_backend("tensorrt")
+    backend = open_backend(plan.manifest)
     names = ("text_encoder", "step", "memory", "decoder")
-    specs = {name: getattr(tiny_plan.manifest.engines, name) for name in names}
-    loaded = {name: backend.load(name, spec, tiny_plan.path / spec.file) for name, spec in specs.items()}
+    specs = {name: plan.manifest.engines[name] for name in names}
+    loaded = {name: backend.load(name, spec, plan.path / spec.file) for name, spec in specs.items()}
     assert not trt.contexts, "they are opened when the first one is bound"
     activations = max(engine.activations_bytes for engine in loaded.values())
     bound = bind(backend, loaded["decoder"], specs["decoder"])
     taken = backend.usage().buffers_bytes
     budgets = {name: engine._loaded.weight_streaming_budget_v2 for name, engine in loaded.items()}
     rest = 400_000 - taken - activations - 20_000 - 300_000
-    assert budgets == {"step": 300_000, "decoder": rest, "memory": 0, "text_encoder": 0} and rest > 0
-    files = sum((tiny_plan.path / spec.file).stat().st_size for spec in specs.values())
+    assert budgets == {"step": 300_000, "memory": rest, "decoder": 0, "text_encoder": 0} and rest > 0
+    files = sum((plan.path / spec.file).stat().st_size for spec in specs.values())
     assert backend.usage().weights_bytes == files + 300_000 + rest
     bound.run()
     trt.cuda.finish()
@@ -181,15 +189,15 @@ def bind(backend, engine, spec):
     )
 
 
-def test_a_later_larger_engine_leaves_the_block_of_those_before_it(tiny_plan, engine_plan, tensorrt):
+def test_a_later_larger_engine_leaves_the_block_of_those_before_it(plan, tensorrt):
     """Their graphs have its address."""
     trt = tensorrt()
-    backend = open_backend("tensorrt")
-    engines = tiny_plan.manifest.engines
+    backend = open_backend(plan.manifest)
+    engines = plan.manifest.engines
     memory = {}
     for name in ("decoder", "step"):
-        spec = getattr(engines, name)
-        engine = backend.load(name, spec, tiny_plan.path / spec.file)
+        spec = engines[name]
+        engine = backend.load(name, spec, plan.path / spec.file)
         tensors = [
             {t.name: backend.buffer(t.shape, t.host_dtype) for t in side} for side in (spec.inputs, spec.outputs)
         ]

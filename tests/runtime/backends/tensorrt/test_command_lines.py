@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from videossm.runtime import Chunk, Rollout
+from videossm.runtime.backends.memory import HostTransfer
 from videossm.runtime.driver import probe_driver
 from videossm.runtime.sinks.frames import PngSink
 
@@ -120,7 +121,7 @@ def test_without_a_gpu_one_line_names_the_way_to_a_cpu(tiny_plan, engine_plan, t
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_chunks_of_an_array_and_of_a_transfer_are_alike():
-    frames = np.zeros((3, 8, 8, 3), np.uint8)
-    chunk = Chunk(2, 0.75, frames)
+def test_a_chunk_gives_the_same_frames_every_time():
+    frames = np.zeros((1, 3, 8, 8, 3), np.uint8)
+    chunk = Chunk(2, 0.75, HostTransfer(frames))
     assert chunk.ready and chunk.frames is frames and (chunk.index, chunk.start_s) == (2, 0.75)

@@ -24,7 +24,7 @@ def emulated(trt, tiny_plan):
     """Names by class, as the emulation has them."""
     trt.cuda.cudaSetDevice(0)
     runtime = trt.Runtime(None)
-    decoder = tiny_plan.path / tiny_plan.manifest.engines.decoder.file
+    decoder = tiny_plan.path / tiny_plan.manifest.engines["decoder"].file
     engine = runtime.deserialize_cuda_engine(decoder.read_bytes())
     context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     refitter = trt.Refitter(engine, None)

@@ -9,7 +9,8 @@ import itertools
 import numpy as np
 import pytest
 
-from videossm.runtime import Rollout
+from videossm.runtime import BackendError, Rollout, StateError
+from videossm.runtime.program import buffer_bytes
 
 RED, GREEN = "a red circle moves left", "a green square"
 ORDERS = ("late", "early", "compute-first", "copies-first", "random")
@@ -54,10 +55,10 @@ def story(plan, tmp_path):
     chunks.append(next(rollout))
     rollout.restore(snapshot)
     chunks += itertools.islice(rollout, 2)
-    latent = rollout.latent
-    chunks.append(rollout.append(latent))
+    sample = rollout.sample
+    chunks.append(rollout.append(sample))
     frames = [chunk.frames for chunk in chunks]
-    return [*frames, latent, *rollout.snapshot().tensors.values()]
+    return [*frames, sample, *rollout.snapshot().tensors.values()]
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -99,10 +100,10 @@ def test_frames_are_copied_while_the_next_chunk_is_made(tiny_plan, engine_plan, 
     next(rollout)
     next(rollout)
     done = trt.cuda.done
-    engines = tiny_plan.manifest.sampler.sigmas
+    passes = len(tiny_plan.manifest.passes)
     assert "copy DeviceToHost" not in done, "nobody waits: the copy stream has not begun"
-    chunk = 1 + len(engines) + 1 + 1  # prompt, steps, commit, decoder
-    assert done.count("engine") == chunk + len(engines) + 1, "the second decoder waits for the first one's reader"
+    chunk = 1 + passes + 1  # prompt, passes, decoder
+    assert done.count("engine") == chunk + passes, "the second decoder waits for the first one's reader"
 
     trt = tensorrt("late")
     rollout = Rollout(engine_plan(tiny_plan), RED)
@@ -113,15 +114,15 @@ def test_frames_are_copied_while_the_next_chunk_is_made(tiny_plan, engine_plan, 
 
 
 def test_each_side_of_a_pair_is_a_graph_of_its_own(tiny_plan, engine_plan, tensorrt):
-    """Steps and commit by the side of the memory, the decoder by that of its caches; the memory by the chunk slot that
+    """Passes by the side of the memory, the decoder by that of its caches; the memory by the chunk slot that
     it takes, as slots and sides both alternate. The prompt is encoded once.
     """
     trt = tensorrt()
     rollout = Rollout(engine_plan(tiny_plan), RED)
     for _ in itertools.islice(rollout, 30):
         pass
-    steps, sides, evicting_slots = len(tiny_plan.manifest.sampler.sigmas), 2, 2
-    assert rollout.device_usage.graphs == (steps + 1) * sides + sides + evicting_slots
+    passes, sides, evicting_slots = len(tiny_plan.manifest.passes), 2, 2
+    assert rollout.device_usage.graphs == passes * sides + sides + evicting_slots
     runs = sum(context.runs for context in trt.contexts)
     for _ in itertools.islice(rollout, 10):
         pass
@@ -157,13 +158,9 @@ def test_activations_share_a_block_and_buffers_none(tiny_plan, engine_plan, tens
     assert usage.activations_bytes + usage.buffers_bytes == trt.cuda.bytes_of("device")
     assert usage.pinned_bytes == trt.cuda.bytes_of("pinned")
     assert usage.weights_bytes == sum(
-        (tiny_plan.path / e.file).stat().st_size for _, e in tiny_plan.manifest.engines.items()
+        (tiny_plan.path / e.file).stat().st_size for e in tiny_plan.manifest.engines.values()
     )
-    live = sorted(
-        (buffer.memory.address, buffer.memory.size_bytes)
-        for buffer in [*rollout._passes.state().values(), *rollout._passes._prompt.values(), *rollout._passes._latents]
-    )
-    assert all(start + size <= following for (start, size), (following, _) in itertools.pairwise(sorted(set(live))))
+    assert buffer_bytes(rollout.plan.manifest) <= usage.buffers_bytes, "and parts that leave the window, if copied"
 
 
 @pytest.mark.parametrize("read", [False, True], ids=["nobody-reads", "read"])
@@ -187,6 +184,37 @@ def test_memory_does_not_grow(tiny_plan, engine_plan, tensorrt, read):
 
 
 @pytest.mark.parametrize("rtx", [False, True])
+def test_a_closed_rollout_leaves_nothing_though_it_is_referred_to(tiny_plan, engine_plan, tensorrt, rtx):
+    trt = tensorrt(rtx=rtx)
+    with Rollout(engine_plan(tiny_plan), RED) as rollout:
+        kept = [next(rollout) for _ in range(6)]
+        frames = kept[0].frames
+        fork = rollout.fork()
+        next(fork)
+    rollout.close()
+    assert not trt.cuda.blocks and not trt.cuda.events and not trt.cuda.graphs and not trt.cuda.streams
+    assert kept[0].frames is frames
+    for closed in (rollout, fork):
+        for use in (
+            lambda closed=closed: next(closed),
+            closed.snapshot,
+            closed.fork,
+            lambda closed=closed: closed.sample,
+        ):
+            with pytest.raises(StateError, match=r"^rollout: got a closed one, expected an open one; make another"):
+                use()
+
+
+@pytest.mark.parametrize("nth", [1, 5, 20])
+def test_a_rollout_that_fails_to_load_leaves_nothing(tiny_plan, engine_plan, tensorrt, nth):
+    trt = tensorrt()
+    trt.cuda.fail("cudaMalloc", 2, nth)
+    with pytest.raises(BackendError) as caught:
+        Rollout(engine_plan(tiny_plan), RED)
+    assert caught.traceback and not trt.cuda.blocks and not trt.cuda.events and not trt.cuda.streams
+
+
+@pytest.mark.parametrize("rtx", [False, True])
 def test_a_rollout_that_is_gone_leaves_nothing(tiny_plan, engine_plan, tensorrt, rtx):
     trt = tensorrt(rtx=rtx)
     rollout = Rollout(engine_plan(tiny_plan), RED)
@@ -195,7 +223,7 @@ def test_a_rollout_that_is_gone_leaves_nothing(tiny_plan, engine_plan, tensorrt,
     next(fork)
     del rollout, fork
     trt.contexts.clear()
-    assert kept.frames.shape == (3, 32, 32, 3)
+    assert kept.frames.shape == (1, 3, 32, 32, 3)
     del kept
     assert not trt.cuda.blocks and not trt.cuda.events and not trt.cuda.graphs and not trt.cuda.streams
 
@@ -206,6 +234,5 @@ def test_timings_are_the_devices(tiny_plan, engine_plan, tensorrt):
     rollout = Rollout(engine_plan(tiny_plan), RED)
     for _ in itertools.islice(rollout, 6):
         pass
-    steps = len(tiny_plan.manifest.sampler.sigmas)
-    expected = {"text_encoder": 1, "step": 6 * (steps + 1), "memory": 3, "decoder": 6}
+    expected = {"text_encoder": 1, "step": 6 * len(tiny_plan.manifest.passes), "memory": 3, "decoder": 6}
     assert rollout.timings == pytest.approx({name: runs / 1000 for name, runs in expected.items()})

@@ -26,6 +26,8 @@ def test_paper_schedule() -> None:
         ({"height": 36}, "height: got 36, expected a multiple of 16"),
         ({"width": 0}, "width: got 0, expected at least 1"),
         ({"fps": -1.0}, "fps: got -1.0"),
+        ({"transformer": {"text_len": 10**9}}, "text_len: got 1000000000, expected at most 1048576"),
+        ({"batch": 2**20 + 1}, "batch: got 1048577, expected at most 1048576"),
         ({"window": {"window_frames": 10}}, "window_frames: got 10, expected a multiple of chunk_frames = 3"),
         ({"window": {"sink_frames": 9}}, "sink_frames: got 9"),
         ({"window": {"rope_frame": "global"}}, "rope_frame: got global"),

@@ -34,6 +34,13 @@ def test_round_trip(checkpoint: Path) -> None:
         torch.testing.assert_close(model.state_dict()[name], tensor.half().float(), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "no json"], ids=["lists", "objects", "text"])
+def test_a_config_that_is_none(checkpoint: Path, text: str) -> None:
+    save_file(load_file(checkpoint), checkpoint, {CONFIG_KEY: text})
+    with pytest.raises(CheckpointError, match=f"metadata '{CONFIG_KEY}': "):
+        read_config(checkpoint)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -45,7 +52,7 @@ def test_round_trip(checkpoint: Path) -> None:
         ),
         (
             lambda t: t["autoencoder.decoder.out.bias"].fill_(float("nan")),
-            "autoencoder.decoder.out.bias with 192 NaN or infinite values",
+            "autoencoder.decoder.out.bias with 384 NaN or infinite values",
         ),
         (
             lambda t: t.update({"autoencoder.decoder.mean": torch.full((4,), 1e300, dtype=torch.float64)}),

@@ -41,6 +41,21 @@ def test_decoder_is_causal(autoencoder: Autoencoder) -> None:
 
 
 @torch.no_grad()
+def test_frames_of_a_latent_follow_each_other() -> None:
+    """With `time_scale` 3 the channels of the last layer are three frames in turn."""
+    decoder = Autoencoder(AutoencoderConfig(width=8, depth=1, time_scale=3), latent_channels=4).decoder.eval()
+    latents, caches = torch.randn(2, 4, 4, 3, 5), decoder.empty_caches(2, 3, 5)
+    frames, _ = decoder(latents, caches)
+    assert frames.shape[:3] == (2, 12, 3)
+    hidden, _ = decoder.stages[0](decoder.inp(latents.flatten(0, 1)).unflatten(0, (2, 4)), caches[0])
+    pixels = torch.nn.functional.pixel_shuffle(
+        decoder.out(torch.nn.functional.silu(hidden[:, 1])), decoder.config.scale
+    )
+    for place in range(3):
+        torch.testing.assert_close(frames[:, 3 + place], pixels[:, 3 * place : 3 * place + 3])
+
+
+@torch.no_grad()
 def test_shapes_and_statistics(autoencoder: Autoencoder) -> None:
     autoencoder.decoder.mean.fill_(0.5)
     autoencoder.decoder.std.fill_(2.0)
