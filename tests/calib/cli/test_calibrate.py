@@ -116,7 +116,8 @@ def test_a_signal_leaves_no_temporary_folder(called, test_plan, tmp_path, monkey
 def test_a_plan_of_engines(refused, plan_of_engines, tmp_path):
     message = refused(calibrate, plan_of_engines.path, "-o", tmp_path / "scales.json", *QUICK)
     assert message == (
-        f"plan: got {plan_of_engines.path} for tensorrt-rtx, expected one of ONNX graphs; export it with --backend onnxruntime"
+        f"plan: got {plan_of_engines.path} for tensorrt-rtx, expected one of ONNX graphs; "
+        "export it with --backend onnxruntime"
     )
 
 

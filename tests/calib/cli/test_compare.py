@@ -90,7 +90,8 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(refused, test_plan, mon
 def test_a_plan_of_engines(refused, test_plan, plan_of_engines, tmp_path):
     message = refused(compare, test_plan.path, plan_of_engines.path, "-o", tmp_path / "out", *QUICK)
     assert message == (
-        f"plan: got {plan_of_engines.path} for tensorrt-rtx, expected one of ONNX graphs; export it with --backend onnxruntime"
+        f"plan: got {plan_of_engines.path} for tensorrt-rtx, expected one of ONNX graphs; "
+        "export it with --backend onnxruntime"
     )
 
 
