@@ -1,4 +1,4 @@
-"""Where the time of the step engine goes, by ONNX Runtime's profiler: quantised linears, attention, the rest.
+"""Where the time of an engine goes, by ONNX Runtime's profiler: quantised linears, attention, the rest.
 
 ONNX Runtime rewrites a graph before it runs it. A fused product keeps the name of the MatMul that it was, so the
 profile's nodes are found in the graph that it writes down beside the profile.
@@ -42,14 +42,14 @@ Times = dict[tuple[Owner, str], float]  # ms by what a node is part of and its o
 
 
 class ProfiledBackend(OnnxRuntimeBackend):
-    """The CPU backend, whose step engine is profiled. `folder`: empty, for what ONNX Runtime writes."""
+    """The CPU backend, one `engine` of which is profiled. `folder`: empty, for what ONNX Runtime writes."""
 
-    def __init__(self, precision: str, folder: Path) -> None:
+    def __init__(self, engine: str, precision: str, folder: Path) -> None:
         super().__init__("cpu", None, precision)
-        self._folder = folder
+        self._engine, self._folder = engine, folder
 
     def load(self, name: str, spec: EngineSpec, file: Path) -> OnnxRuntimeEngine:
-        if name != "step":
+        if name != self._engine:
             return super().load(name, spec, file)
         options = session_options(self._precision, self._threads, self._placement)
         options.enable_profiling = True
@@ -62,7 +62,7 @@ class ProfiledBackend(OnnxRuntimeBackend):
     def chunk_times(self, linears: Sequence[Linear], products: Sequence[Product], passes: int, chunks: int) -> Times:
         """Ends the profile: ms a chunk, the median over the last `chunks` chunks of `passes` passes each.
 
-        `linears`, `products`: those of the fp32 plan's step.
+        `linears`, `products`: those of the engine in the fp32 plan.
         """
         events = json.loads(Path(self._session.end_profiling()).read_text())
         graph = onnx.load(self._folder / "optimized.onnx", load_external_data=False)

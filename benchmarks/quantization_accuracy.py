@@ -23,12 +23,12 @@ from quantization_speed import exported
 from videossm.calib.assess import Inputs, Origin, report_inputs, short_report
 from videossm.calib.calibrate import calibrate, recorded_chunks
 from videossm.calib.calibration import Settings
-from videossm.calib.cli.options import CHUNKS, SEED, SIZE
-from videossm.calib.evaluate import evaluate, evaluation_chunks
+from videossm.calib.evaluate import evaluate, evaluation_chunks, find_evaluation
 from videossm.calib.observers import METHODS, EightBits, Method
+from videossm.calib.options import CHUNKS, SEED, SIZE
 from videossm.calib.plans import candidates, write_quantized
 from videossm.calib.prompts import default_prompts
-from videossm.calib.report import CalibrationRow, Report
+from videossm.calib.report import AccuracyReport, CalibrationRow
 from videossm.runtime import Plan
 from videossm.runtime.cli import progress, say
 
@@ -75,7 +75,7 @@ class Variant:
         seed = SEED + 1000 * self.again
         return Settings(
             method=self.method,
-            prompts=default_prompts(plan, rollouts, seed) * repeats,
+            prompts=(default_prompts(plan, rollouts, seed) or ()) * repeats,
             seeds=tuple(range(seed, seed + rollouts * repeats)),
             chunks=length,
             data=self.data,
@@ -120,7 +120,7 @@ def main() -> None:
         result = measured_on() | {
             "plan": {"name": plan.name, "identity": plan.identity},
             "calibrated_on": {"rollouts": args.rollouts, "chunks": args.chunks},
-            "compared_on": {"rollouts": len(inputs.prompts), "chunks": inputs.chunks},
+            "compared_on": {"rollouts": len(inputs.seeds), "chunks": inputs.chunks},
             FP32: scores(plan) if args.evaluate else {},
             "rows": [],
         }
@@ -155,21 +155,22 @@ def measured(
     row = CalibrationRow(
         data=variant.source,
         method=variant.method,
-        worst_step_cosine=report.worst_step.cosine.mean,
+        worst_pass_cosine=report.worst_pass.cosine.mean,
         guided_error=guided,
         scores=found,
     )
     return {"precision": precision, "variant": variant.name, **row.model_dump(mode="json"), **details(report)}
 
 
-def details(report: Report) -> dict[str, Any]:
-    worst, added = report.worst_step, [error for error in report.guided.relative_error if error is not None]
-    memory = [error for state in report.guided.of_kind("memory") for error in state.relative_error if error is not None]
+def details(report: AccuracyReport) -> dict[str, Any]:
+    worst, added = report.worst_pass, [error for error in report.guided.relative_error if error is not None]
+    states = report.guided.of_kind("*.memory")
+    memory = [error for state in states for error in state.relative_error if error is not None]
     return {
-        "worst_step": worst.index,
-        "worst_step_sigma": worst.sigma,
-        "worst_step_error": worst.relative_error.mean,
-        "worst_step_lowest_cosine": worst.cosine.worst,
+        "worst_pass": worst.index,
+        "worst_pass_sigma": worst.value,
+        "worst_pass_error": worst.relative_error.mean,
+        "worst_pass_lowest_cosine": worst.cosine.worst,
         "guided_error_median": median(added),
         "guided_error_first": added[0],
         "memory_error": sum(memory) / len(memory) if memory else None,
@@ -178,9 +179,10 @@ def details(report: Report) -> dict[str, Any]:
 
 def scores(plan: Plan) -> dict[str, float]:
     """Percent of videos that show what was asked, by what and when."""
-    with progress(evaluation_chunks(plan), "chunk") as bar:
-        figures = evaluate(plan, bar.update)
-    return {f"{name}, {at}": share.percent for (at, name), share in figures.items()}
+    judge = find_evaluation(plan)
+    assert judge is not None, "shapes has one"
+    with progress(evaluation_chunks(plan, judge), "chunk") as bar:
+        return {f"{of.what}, {of.at}": of.percent for of in evaluate(plan, judge, bar.update)}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -193,7 +195,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"A plan is calibrated on {chunks} chunks, or as many passes of random inputs: rollouts are {on['rollouts']} "
         f"of {on['chunks']} chunks where no other number stands before them, first chunks are {chunks} of one. "
         f"It is measured on {compared['rollouts']} other rollouts of {compared['chunks']} chunks. Errors are relative; "
-        "the worst step is that of the largest error of the velocity, and `lowest` its worst chunk.",
+        "the worst pass is that of the largest error of what it changes, and `lowest` its worst chunk.",
     ]
     for precision in dict.fromkeys(row["precision"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["precision"] == precision]
@@ -204,16 +206,16 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def precision_table(rows: list[dict[str, Any]]) -> str:
-    step = ["worst step: noise", "cosine", "lowest", "error"]
+    of_pass = ["worst pass: noise", "cosine", "lowest", "error"]
     chunk = ["error a chunk adds: mean", "median", "first chunk", "memory"]
     cells = [
         [
             row["data"],
             row["method"],
-            f"{row['worst_step_sigma']:.3g}",
-            f"{row['worst_step_cosine']:.5f}",
-            f"{row['worst_step_lowest_cosine']:.5f}",
-            f"{row['worst_step_error']:.4f}",
+            f"{row['worst_pass_sigma']:.3g}",
+            f"{row['worst_pass_cosine']:.5f}",
+            f"{row['worst_pass_lowest_cosine']:.5f}",
+            f"{row['worst_pass_error']:.4f}",
             f"{row['guided_error']:.4f}",
             f"{row['guided_error_median']:.4f}",
             f"{row['guided_error_first']:.4f}",
@@ -221,7 +223,7 @@ def precision_table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return table(["calibrated on", "method", *step, *chunk], cells, texts=2)
+    return table(["calibrated on", "method", *of_pass, *chunk], cells, texts=2)
 
 
 def differences(rows: list[dict[str, Any]]) -> str:
@@ -236,13 +238,13 @@ def differences(rows: list[dict[str, Any]]) -> str:
         ("max, random inputs", "random-max", "rollouts-max"),
         ("max on random inputs, against mse on rollouts", "random-max", "rollouts-mse"),
     ]
-    figures = "worst_step_error", "guided_error_median"
+    figures = "worst_pass_error", "guided_error_median"
     cells = [
         [label, *(f"{known[a][figure] / known[b][figure]:.3f}" for figure in figures)]
         for label, a, b in compared
         if a in known and b in known
     ]
-    head = ["errors, of those with the same method on rollouts", "worst step", "chunk, median"]
+    head = ["errors, of those with the same method on rollouts", "worst pass", "chunk, median"]
     return table(head, cells) if cells else ""
 
 

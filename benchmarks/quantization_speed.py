@@ -1,10 +1,10 @@
 """What int8 saves on a CPU, beside fp32 in the same run: `python benchmarks/quantization_speed.py`.
 
 wide: the paper's width, two layers, random weights. The fp32 plan and the int8 plan take turns, chunk by chunk: whole
-chunks by the clock, then the step engine by ONNX Runtime's profiler. The same once more with attention's products in
-int8 as well. The full picture takes much memory for attention's scores, which is asked for beforehand; --height and
---width make it smaller. shapes: the trained model, in the same way. calibration: what `videossm-calibrate` takes, in
-a process of its own. Writes Markdown and JSON.
+chunks by the clock, then the engine of the passes by ONNX Runtime's profiler. The same once more with attention's
+products in int8 as well. The full picture takes much memory for attention's scores, which is asked for beforehand;
+--height and --width make it smaller. shapes: the trained model, in the same way. calibration: what
+`videossm-calibrate` takes, in a process of its own. Writes Markdown and JSON.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from quantization_speed_page import INT8, INT8_ATTENTION, markdown
 
 from videossm.calib.calibrate import calibrate, recorded_chunks
 from videossm.calib.calibration import Calibration, Settings
-from videossm.calib.cli.options import CHUNKS, SEED, SIZE
+from videossm.calib.contender import batch_of
 from videossm.calib.memory import available_bytes
-from videossm.calib.plans import QUANTISED_ENGINES, candidates, write_quantized
+from videossm.calib.options import CHUNKS, SEED, SIZE
+from videossm.calib.plans import candidates, quantised_engines, write_quantized
 from videossm.calib.prompts import default_prompts
-from videossm.calib.record import passes
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.backends import Backend
 from videossm.runtime.cli import progress
 
 PARTS = ("wide", "shapes", "calibration")
 SIZES = ("height", "width", "chunk_frames", "window_frames", "sink_frames")
-WIDE = ("videossm-1.3b", "--random-weights", "--layers", "2")
+WIDE = ("videossm-1.3b", "--random-weights", "--set", "layers=2")
 WIDE_WARM, SHAPES_WARM = 2, 6  # chunks before the clock starts; those of shapes fill the window
 SHAPES_CHUNKS = 60
 PROFILED = {"wide": (1, 2), "shapes": (6, 20)}  # chunks under the profiler: to warm up, and those that count
@@ -75,7 +75,7 @@ def main() -> None:
         folder = Path(name)
         if "wide" in args.only:
             given = [(size, getattr(args, size)) for size in SIZES]
-            sizes = [f"--{size.replace('_', '-')}={value}" for size, value in given if value is not None]
+            sizes = [f"--set={size}={value}" for size, value in given if value is not None]
             wide = Plan.open(args.plan) if args.plan else exported(folder / "wide.plan", *WIDE, *sizes)
             check_memory(wide)
         if {"shapes", "calibration"} & set(args.only):
@@ -119,7 +119,7 @@ def measure(plan: Plan, part: str, warm: int, chunks: int) -> dict[str, Any]:
             other = lowered(plan, calibration, layers, Path(folder))
             compared[label] = {
                 "chunk": clocked(plan, other, warm, chunks),
-                "step": profiled(plan, other, *PROFILED[part]),
+                "passes": profiled(plan, other, *PROFILED[part]),
                 "sizes": sizes_of(plan, other, {linear.weight for linear in linears}),
             }
         gc.collect()
@@ -131,8 +131,8 @@ def lowered(plan: Plan, calibration: Calibration, chosen: Collection[str], folde
 
 
 def rollout(plan: Plan, backend: Backend | None = None) -> Rollout:
-    (prompt,) = default_prompts(plan, 1, SEED)
-    return Rollout(plan, [prompt] * plan.manifest.stream.batch, backend=backend)
+    prompts = default_prompts(plan, 1, SEED)
+    return Rollout(plan, batch_of(prompts[0] if prompts else None, plan), backend=backend)
 
 
 def clocked(a: Plan, b: Plan, warm: int, chunks: int) -> dict[str, Any]:
@@ -156,22 +156,23 @@ def clocked(a: Plan, b: Plan, warm: int, chunks: int) -> dict[str, Any]:
 
 
 def profiled(a: Plan, b: Plan, warm: int, chunks: int) -> dict[str, Any]:
-    """Milliseconds a chunk inside the step engine of two plans that take turns, by part, layer and operator."""
+    """Milliseconds a chunk inside the passes' engine of two plans that take turns, by part, layer and operator."""
     linears, products, _ = candidates(a)
-    linears = [linear for linear in linears if linear.engine == "step"]
-    products = [product for product in products if product.engine == "step"]
+    (engine,) = a.manifest.pass_engines
+    linears = [linear for linear in linears if linear.engine == engine]
+    products = [product for product in products if product.engine == engine]
     with tempfile.TemporaryDirectory(prefix="videossm-") as folder:
         backends = []
         for index, plan in enumerate((a, b)):
             Path(folder, str(index)).mkdir()
-            backends.append(ProfiledBackend(plan.manifest.precision, Path(folder, str(index))))
+            backends.append(ProfiledBackend(engine, plan.manifest.precision, Path(folder, str(index))))
         rollouts = [rollout(plan, backend) for plan, backend in zip((a, b), backends, strict=True)]
         with progress(warm + chunks, "pair") as bar:
             for _ in range(warm + chunks):
                 for stream in rollouts:
                     next(stream)
                 bar.update()
-        runs = len(passes(a.manifest))
+        runs = len(a.manifest.passes)
         fp32, int8 = (backend.chunk_times(linears, products, runs, chunks) for backend in backends)
     return {
         "parts": pairs(by_kind, fp32, int8),
@@ -193,7 +194,7 @@ def sizes_of(a: Plan, b: Plan, quantised: Collection[str]) -> dict[str, Any]:
     int8 = sum(after.values()) - (sum(before.values()) - fp32)
     files = {
         f"files of {engine}": {"fp32_bytes": file_bytes(a, engine), "int8_bytes": file_bytes(b, engine)}
-        for engine in QUANTISED_ENGINES
+        for engine in quantised_engines(a.manifest)
     }
     return {"weights": {"fp32_bytes": fp32, "int8_bytes": int8, "ratio": int8 / fp32}, "files": files}
 
@@ -207,7 +208,7 @@ def weight_bytes(plan: Plan) -> dict[tuple[str, str], int]:
     """Of every initializer of the engines that are quantised, by engine and name."""
     sizes = {}
     for engine, spec in plan.manifest.engines.items():
-        if engine in QUANTISED_ENGINES:
+        if engine in quantised_engines(plan.manifest):
             for tensor in onnx.load(plan.path / spec.file, load_external_data=False).graph.initializer:
                 item = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
                 sizes[engine, tensor.name] = item * int(np.prod(tensor.dims))
@@ -232,28 +233,27 @@ def calibration_cost(plan: Plan, out: Path) -> dict[str, Any]:
 
 def geometry(plan: Plan) -> dict[str, Any]:
     """What was run; attention multiplies `tokens` queries by `keys` keys."""
-    stream, tokens, window, heads = plan.manifest.stream, *attention_shape(plan)
+    stream, window, model = plan.manifest.stream, plan.manifest.window, plan.manifest.model
+    tokens, keys, heads = attention_shape(plan)
+    assert window is not None, "of VideoSSM"
     return {
         "name": plan.name,
-        "layers": plan.manifest.model["transformer"]["layers"],
+        "layers": model["transformer"]["layers"],
         "height": stream.height,
         "width": stream.width,
-        "chunk_frames": stream.chunk_frames,
-        "window_frames": stream.window_frames,
-        "passes": len(passes(plan.manifest)),
+        "chunk_frames": window.chunk_frames,
+        "window_frames": window.chunks * window.chunk_frames,
+        "passes": len(plan.manifest.passes),
         "tokens": tokens,
-        "keys": tokens + window,
+        "keys": tokens + keys,
         "heads": heads,
     }
 
 
 def attention_shape(plan: Plan) -> tuple[int, int, int]:
-    """Tokens of a chunk, tokens of the window, heads."""
-    pair = next(pair for pair in plan.manifest.window if pair.past is not None)
-    step = plan.manifest.engines.step
-    (present,) = (tensor.shape for tensor in step.outputs if tensor.name == pair.present)
-    (past,) = (tensor.shape for tensor in step.inputs if tensor.name == pair.past)
-    return present[1], past[1], present[2]
+    """Tokens of a chunk, tokens of the window, heads: of VideoSSM, whose keys are states [B, T, D] of rings."""
+    ring = next(state for state in plan.manifest.states if state.name.endswith(".key") and state.kind == "ring")
+    return ring.shape[1], plan.manifest.whole_shape(ring)[1], plan.manifest.model["transformer"]["heads"]
 
 
 def check_memory(plan: Plan) -> None:
@@ -276,7 +276,7 @@ def judged(result: dict[str, Any], part: str, figure: str, side: str, bar: float
         measured = result[part][figure]
     else:
         found = result[part][INT8]
-        linears = found["step"]["parts"][LINEARS]
+        linears = found["passes"]["parts"][LINEARS]
         measured = {
             "linears_speedup": linears["fp32_ms"] / linears["int8_ms"],
             "chunk_speedup": found["chunk"]["speedup"],

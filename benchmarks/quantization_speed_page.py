@@ -46,19 +46,19 @@ def section(part: str, of: dict[str, Any]) -> str:
         title,
         f"{plan['height']} x {plan['width']} pixels, {plan['layers']} layers, {plan['passes']} passes a chunk; "
         f"{plan['tokens']} tokens attend to {plan['keys']}. {of['chunks']} chunks by the clock, "
-        f"{of['profiled_chunks']} under the profiler, which sees the step engine alone.",
+        f"{of['profiled_chunks']} under the profiler, which sees the engine of the passes alone.",
         table(
             ["ms a chunk", "fp32, min", "median", "int8, min", "median", "fp32 / int8"],
             [[label, *chunk_row(of[label]["chunk"])] for label in (INT8, INT8_ATTENTION)],
         ),
     ]
     for label in (INT8, INT8_ATTENTION):
-        step = of[label]["step"]
-        kinds = [[f"**{name}**", *pair_row(pair)] for name, pair in step["parts"].items()]
-        layers = [[name, *pair_row(pair)] for name, pair in step["layers"].items()] if label == INT8 else []
-        text.append(table([f"step, ms a chunk: {label}", "fp32", "int8", "fp32 / int8"], kinds + layers))
+        passes = of[label]["passes"]
+        kinds = [[f"**{name}**", *pair_row(pair)] for name, pair in passes["parts"].items()]
+        layers = [[name, *pair_row(pair)] for name, pair in passes["layers"].items()] if label == INT8 else []
+        text.append(table([f"passes, ms a chunk: {label}", "fp32", "int8", "fp32 / int8"], kinds + layers))
     for kind, label in ((LINEARS, INT8), (ATTENTION, INT8_ATTENTION)):
-        operators = [[name, *pair_row(pair)] for name, pair in of[label]["step"]["operators"][kind].items()]
+        operators = [[name, *pair_row(pair)] for name, pair in of[label]["passes"]["operators"][kind].items()]
         text.append(table([f"operators: {kind}, {label}", "fp32", "int8", "fp32 / int8"], operators))
     sizes = of[INT8]["sizes"]
     files = {"weights of the quantised layers, with their scales": sizes["weights"], **sizes["files"]}

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import onnx
 from onnx import ModelProto
 
 from videossm.calib.backend import TappedBackend
 from videossm.calib.emulate import emulate
 from videossm.calib.emulate_fp8 import emulate_fp8
+from videossm.calib.graph import load_graph
 from videossm.calib.options import HALF
 from videossm.calib.plans import quantised_engines, save_graph
 from videossm.runtime import Plan, Rollout
@@ -68,7 +68,7 @@ def _written(plan: Plan, engines: Iterable[str], folder: Path) -> dict[str, Path
     for name in engines:
         file = plan.manifest.engines[name].file
         files[name] = folder / file
-        save_graph(runnable(onnx.load(plan.path / file), plan.manifest.precision), files[name])
+        save_graph(runnable(load_graph(plan.path / file), plan.manifest.precision), files[name])
     return files
 
 

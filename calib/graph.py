@@ -8,8 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
+from onnx.external_data_helper import uses_external_data
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node: ['', outer module, .., its module, what it computes]
 
@@ -72,7 +74,38 @@ def initializers(model: ModelProto) -> dict[str, TensorProto]:
 
 def values_of(tensor: TensorProto, folder: Path | None) -> NDArray[Any]:
     """A copy of a constant; `folder` is where the data lies that was not loaded with the model."""
-    return numpy_helper.to_array(tensor, base_dir=str(folder or ""))
+    if uses_external_data(tensor):
+        loaded = TensorProto()
+        loaded.CopyFrom(tensor)
+        _load_data(loaded, folder or Path())
+        tensor = loaded
+    return numpy_helper.to_array(tensor)
+
+
+def load_graph(file: Path) -> ModelProto:
+    """A graph with all its weights."""
+    model = onnx.load(file, load_external_data=False)
+    load_weights(model, file.parent)
+    return model
+
+
+def load_weights(model: ModelProto, folder: Path) -> None:
+    """Puts what lies in files beside the graph into `model`.
+
+    By our own hands: onnx 1.22 and later refuse a file with a second hard link, as plans have that share one.
+    """
+    for tensor in model.graph.initializer:
+        if uses_external_data(tensor):
+            _load_data(tensor, folder)
+
+
+def _load_data(tensor: TensorProto, folder: Path) -> None:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    with (folder / Path(entries["location"]).name).open("rb") as file:  # beside the graph, whatever it says
+        file.seek(int(entries.get("offset", 0)))
+        tensor.raw_data = file.read(int(entries.get("length", -1)))
+    del tensor.external_data[:]
+    tensor.data_location = TensorProto.DEFAULT
 
 
 def add_constant(model: ModelProto, name: str, values: NDArray[Any]) -> str:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 from onnx import ModelProto, ValueInfoProto, helper
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
 from videossm.calib.calibration import Calibration, CalibrationError
+from videossm.calib.graph import load_graph, load_weights
 from videossm.calib.half import to_half
 from videossm.calib.linears import Linear, Product, Skipped, find_linears, find_products
 from videossm.calib.observers import Codes, weight_scales
@@ -104,7 +105,7 @@ def smoothed_graph(plan: Plan, engine: str, channel_amax: Mapping[str, Any], alp
     linears, _ = find_linears(model, engine, plan.manifest.lower_precision.layers)
     amax = {name: np.asarray(values, np.float32) for name, values in channel_amax.items()}
     smooth(model, linears, amax, alpha, folder)
-    load_external_data_for_model(model, str(folder))
+    load_weights(model, folder)
     return model
 
 
@@ -130,7 +131,7 @@ def quantized_graph(plan: Plan, engine: str, calibration: Calibration, chosen: C
         return weight_scales(weight, calibration.precision, settings.method)
 
     quantize(model, linears, codes, calibration.precision, columns, folder)
-    load_external_data_for_model(model, str(folder))
+    load_weights(model, folder)
     return quantize_attention(model, products, codes, calibration.precision)
 
 
@@ -150,7 +151,7 @@ def write_half(plan: Plan, precision: str, folder: Path) -> Plan:
     """Fills the empty `folder` with `plan` in "fp16" or "bf16"; returns that plan."""
     values = {**plan.values(), "precision": precision}
     for name, spec in plan.manifest.engines.items():
-        model = to_half(onnx.load(plan.path / spec.file), name, plan.manifest, precision)
+        model = to_half(load_graph(plan.path / spec.file), name, plan.manifest, precision)
         save_graph(model, folder / spec.file)
         dtypes = {value.name: _dtype(value) for value in (*model.graph.input, *model.graph.output)}
         for tensor in (*values["engines"][name]["inputs"], *values["engines"][name]["outputs"]):
@@ -169,13 +170,13 @@ def in_precision(plan: Plan, engine: str, graph: Path) -> ModelProto:
     """
     precision = plan.manifest.precision
     if precision in HALF:
-        return to_half(onnx.load(graph), engine, plan.manifest, precision)
+        return to_half(load_graph(graph), engine, plan.manifest, precision)
     if precision in QUANTISED and engine in quantised_engines(plan.manifest):
         raise PrecisionError(
             f"plugins: got them for the engine {engine} in {precision}, expected fp32, fp16 or bf16, as plugins and "
             f"{precision} in one engine are not supported; choose another --precision, or leave --plugins out"
         )
-    return onnx.load(graph)
+    return load_graph(graph)
 
 
 def add_to_plan(plan: Plan) -> Plan:

@@ -81,7 +81,7 @@ def quantize(
         weight_scales: from a weight [K, N] to the scales [N] of its output channels, above 0; a convolution's comes
             in the same form.
         folder: where the weights lie that were not loaded with the model. One is read at a time; the others can be
-            loaded afterwards with `onnx.load_external_data_for_model`.
+            loaded afterwards with `load_weights`.
 
     Raises QuantizationError when a scale is missing or no positive number.
     """

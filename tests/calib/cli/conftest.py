@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+
+from videossm.runtime import Plan
+from videossm.runtime.plan import write_manifest
 
 
 @pytest.fixture
@@ -24,3 +29,14 @@ def refused(called: Callable[..., Result]) -> Callable[..., str]:
         return result.stderr.rstrip("\n")
 
     return call
+
+
+@pytest.fixture
+def plan_of_engines(test_plan: Plan, tmp_path: Path) -> Plan:
+    """The small plan as if TensorRT-RTX had built its graphs."""
+    folder = Path(shutil.copytree(test_plan.path, tmp_path / "engines.plan"))
+    values = test_plan.values() | {"backend": "tensorrt-rtx", "target": {"architectures": ["sm_89"]}}
+    for name, engine in values["engines"].items():
+        (folder / engine["file"]).rename(folder / f"{name}.engine")
+        engine["file"] = f"{name}.engine"
+    return write_manifest(folder, values)

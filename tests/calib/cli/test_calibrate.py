@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from videossm.calib.cli.calibrate import calibrate
 from videossm.calib.linears import find_linears
 from videossm.calib.plans import write_half
 from videossm.runtime import Plan
-from videossm.runtime.plan import write_manifest
 
 QUICK = ("--calibration-size", 2, "--calibration-chunks", 1)
 FFN = "transformer.blocks.1.ffn.0"
@@ -115,13 +113,11 @@ def test_a_signal_leaves_no_temporary_folder(called, test_plan, tmp_path, monkey
     assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
 
 
-def test_a_plan_of_engines(refused, test_plan, tmp_path):
-    plan = Plan.open(shutil.copytree(test_plan.path, tmp_path / "engines.plan"))
-    values = plan.manifest.model_dump(mode="json", exclude={"files"})
-    write_manifest(plan.path, {**values, "backend": "tensorrt-rtx", "target": {"architectures": ["sm_89"]}})
-    message = refused(calibrate, plan.path, "-o", tmp_path / "scales.json", *QUICK)
+def test_a_plan_of_engines(refused, plan_of_engines, tmp_path):
+    message = refused(calibrate, plan_of_engines.path, "-o", tmp_path / "scales.json", *QUICK)
     assert message == (
-        f"plan: got {plan.path} for tensorrt-rtx, expected one of ONNX graphs; export it with --backend onnxruntime"
+        f"plan: got {plan_of_engines.path} for tensorrt-rtx, expected one of ONNX graphs; "
+        "export it with --backend onnxruntime"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 import sys
 
 import numpy as np
@@ -14,7 +13,6 @@ from videossm.calib import assess, memory
 from videossm.calib.cli.compare import compare
 from videossm.calib.plans import candidates, write_quantized
 from videossm.calib.report import read_report
-from videossm.runtime import Plan
 from videossm.runtime.plan import write_manifest
 
 QUICK = ("--chunks", 2)
@@ -89,13 +87,11 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(refused, test_plan, mon
     )
 
 
-def test_a_plan_of_engines(refused, test_plan, tmp_path):
-    plan = Plan.open(shutil.copytree(test_plan.path, tmp_path / "engines.plan"))
-    values = plan.manifest.model_dump(mode="json", exclude={"files"})
-    write_manifest(plan.path, {**values, "backend": "tensorrt-rtx", "target": {"architectures": ["sm_89"]}})
-    message = refused(compare, test_plan.path, plan.path, "-o", tmp_path / "out", *QUICK)
+def test_a_plan_of_engines(refused, test_plan, plan_of_engines, tmp_path):
+    message = refused(compare, test_plan.path, plan_of_engines.path, "-o", tmp_path / "out", *QUICK)
     assert message == (
-        f"plan: got {plan.path} for tensorrt-rtx, expected one of ONNX graphs; export it with --backend onnxruntime"
+        f"plan: got {plan_of_engines.path} for tensorrt-rtx, expected one of ONNX graphs; "
+        "export it with --backend onnxruntime"
     )
 
 
