@@ -5,7 +5,8 @@ from typing import Any
 from videossm.runtime.chunk import Chunk
 from videossm.runtime.errors import BackendError, PlanError, PromptError, SinkError, StateError, UserError
 from videossm.runtime.plan import Plan
-from videossm.runtime.rollout import Rollout, Snapshot
+from videossm.runtime.rollout import Rollout
+from videossm.runtime.state import Snapshot
 
 __all__ = [
     "BackendError",

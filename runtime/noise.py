@@ -7,10 +7,15 @@ batch have the same noise. Philox is from Salmon et al., "Parallel random number
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
+
 import numpy as np
 from numpy.typing import NDArray
 
 from videossm.runtime.elementary import cos_sin, log
+from videossm.runtime.errors import UserError
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -56,3 +61,20 @@ def noise(seed: int, chunk: int, draw: int, shape: tuple[int, ...]) -> NDArray[n
     normal[:, 0::2] = (radius * cosine).T
     normal[:, 1::2] = (radius * sine).T
     return normal.reshape(-1)[:size].reshape(shape)
+
+
+def stream_seeds(seed: SupportsIndex | Sequence[SupportsIndex], batch: int) -> list[int]:
+    """The seed of each stream of a batch; a single seed s stands for s, s + 1, .. Raises UserError."""
+    try:
+        if isinstance(seed, Iterable):
+            seeds = [operator.index(value) for value in seed]
+        else:
+            seeds = [operator.index(seed) + stream for stream in range(batch)]
+    except TypeError as error:
+        raise UserError(f"seed: got {seed!r}, expected whole numbers; choose others") from error
+    if len(seeds) != batch:
+        raise UserError(f"seed: got {len(seeds)}, expected {batch}, the plan's batch; add or drop some")
+    for value in seeds:
+        if not 0 <= value < 1 << 64:
+            raise UserError(f"seed: got {value}, expected 0 or more and less than 2**64; choose another")
+    return seeds

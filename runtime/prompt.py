@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,19 @@ from videossm.runtime.wordlevel import WordLevelTokenizer, read_word_level
 
 _WORDS_SHOWN = 64
 _MOST_CHARACTERS = 20_000  # of a prompt: a tokenizer's regular expressions can take long for each one
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """One for each stream of the batch, with what the tokenizer makes of them, [B, L] int64."""
+
+    texts: list[str]
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+
+    def equal(self, other: EncodedPrompts | None) -> bool:
+        """Whether it is the same to the model, however it is spelt."""
+        return other is not None and np.array_equal(self.ids, other.ids) and np.array_equal(self.mask, other.mask)
 
 
 class PromptTokenizer:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-import operator
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -17,34 +15,13 @@ from numpy.typing import NDArray
 from videossm.runtime.backends import Backend, DeviceUsage, open_backend
 from videossm.runtime.chunk import Chunk
 from videossm.runtime.errors import PromptError, StateError, UserError
-from videossm.runtime.noise import noise
+from videossm.runtime.noise import noise, stream_seeds
 from videossm.runtime.plan import Plan
 from videossm.runtime.preflight import require_memory
 from videossm.runtime.program import Program
-from videossm.runtime.prompt import PromptTokenizer
-from videossm.runtime.state import StateHeader, check_header, check_tensors, load_state, save_state
+from videossm.runtime.prompt import EncodedPrompts, PromptTokenizer
+from videossm.runtime.state import Snapshot, StateHeader, check_header, check_tensors, load_state, save_state
 from videossm.runtime.window import Ring
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What the next chunk depends on, copied to the host, for any rollout whose plan has the same states and dtypes."""
-
-    header: StateHeader
-    tensors: dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class _Prompts:
-    """One for each stream of the batch, with what the tokenizer makes of them, [B, L] int64."""
-
-    texts: list[str]
-    ids: NDArray[np.int64]
-    mask: NDArray[np.int64]
-
-    def equal(self, other: _Prompts | None) -> bool:
-        """Whether it is the same to the model, however it is spelt."""
-        return other is not None and np.array_equal(self.ids, other.ids) and np.array_equal(self.mask, other.mask)
 
 
 class Rollout:
@@ -72,11 +49,11 @@ class Rollout:
         """
         manifest = plan.manifest
         self.plan = plan
-        self.seeds = _seeds(seed, manifest.stream.batch)
+        self.seeds = stream_seeds(seed, manifest.stream.batch)
         self._tokenizer = PromptTokenizer(plan.tokenizer_file, manifest.text) if manifest.text else None
         self._lock = threading.Lock()  # around the pending prompts
-        self._pending: _Prompts | None = None
-        self._prompts: _Prompts | None = None  # in force
+        self._pending: EncodedPrompts | None = None
+        self._prompts: EncodedPrompts | None = None  # in force
         if prompt is not None or manifest.text:
             self.set_prompt(() if prompt is None else prompt)  # before the engines load: a wrong one is told at once
         self._ring = Ring(manifest.window) if manifest.window else None
@@ -211,7 +188,7 @@ class Rollout:
         batch = self.plan.manifest.stream.batch
         if len(prompts) != batch:
             raise PromptError(f"prompt: got {len(prompts)}, expected {batch}, the plan's batch; add or drop some")
-        encoded = _Prompts(prompts, *self._tokenizer.encode(prompts))
+        encoded = EncodedPrompts(prompts, *self._tokenizer.encode(prompts))
         with self._lock:
             self._pending = encoded
 
@@ -280,7 +257,7 @@ class Rollout:
         check_header(where, header, self.plan.manifest)
         check_tensors(where, snapshot.tensors, {name: (b.shape, b.dtype) for name, b in buffers.items()})
         following, prompts = (
-            _Prompts(texts, *self._tokenizer.encode(texts)) if texts and self._tokenizer else None
+            EncodedPrompts(texts, *self._tokenizer.encode(texts)) if texts and self._tokenizer else None
             for texts in (header.next_prompts, header.prompts)
         )
         self._torn = True
@@ -307,7 +284,7 @@ class Rollout:
             self._recommit()
         self._torn = False
 
-    def _encode(self, prompts: _Prompts) -> None:
+    def _encode(self, prompts: EncodedPrompts) -> None:
         self._program.encode_prompt(prompts.ids, prompts.mask)
         self._prompts = prompts
 
@@ -380,19 +357,3 @@ class Rollout:
         if self._cancelled.is_set():
             self._cancelled.clear()
             raise StopIteration
-
-
-def _seeds(seed: SupportsIndex | Sequence[SupportsIndex], batch: int) -> list[int]:
-    try:
-        if isinstance(seed, Iterable):
-            seeds = [operator.index(value) for value in seed]
-        else:
-            seeds = [operator.index(seed) + stream for stream in range(batch)]
-    except TypeError as error:
-        raise UserError(f"seed: got {seed!r}, expected whole numbers; choose others") from error
-    if len(seeds) != batch:
-        raise UserError(f"seed: got {len(seeds)}, expected {batch}, the plan's batch; add or drop some")
-    for value in seeds:
-        if not 0 <= value < 1 << 64:
-            raise UserError(f"seed: got {value}, expected 0 or more and less than 2**64; choose another")
-    return seeds

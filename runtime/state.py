@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,14 @@ class StateHeader(BaseModel):
     next_prompts: list[str] | None  # set, but not yet in force
     seeds: list[Annotated[int, Field(ge=0, lt=2**64)]]
     chunk: Annotated[int, Field(ge=0, lt=2**48)]  # the one to make next
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the next chunk depends on, copied to the host, for any rollout whose plan has the same states and dtypes."""
+
+    header: StateHeader
+    tensors: dict[str, NDArray[Any]]
 
 
 def check_state_path(path: str | Path, inputs: Iterable[Path] = ()) -> None:

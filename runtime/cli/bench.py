@@ -18,7 +18,8 @@ from videossm.runtime.errors import UserError
 from videossm.runtime.plan import Plan
 from videossm.runtime.preflight import require_run
 from videossm.runtime.prompt import PromptTokenizer
-from videossm.runtime.rollout import Rollout, Snapshot
+from videossm.runtime.rollout import Rollout
+from videossm.runtime.state import Snapshot
 
 
 @click.command(cls=Command)

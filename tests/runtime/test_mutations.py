@@ -46,7 +46,8 @@ def whole(tmp_path_factory):
     with Rollout(plan, PROMPTS, SEEDS, threads=1) as rollout:
         for _ in range(5):
             next(rollout)
-        rollout.save(folder / "state")
+        rollout.save(folder.with_suffix(".state"))  # not into the plan
+    folder.with_suffix(".state").rename(folder / "state")
     return folder, {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

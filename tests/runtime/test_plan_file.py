@@ -7,6 +7,7 @@ import os
 import socket
 
 import pytest
+from small_plan import sealed
 
 from videossm.runtime import Plan, PlanError
 from videossm.runtime.plan_file import MOST_BYTES, read_small, require_regular
@@ -65,7 +66,7 @@ def with_report(folder):
     (folder / "report" / "steps.png").write_bytes(b"")
     values = json.loads((folder / "manifest.json").read_text())
     values["files"]["report/steps.png"] = {"sha256": 64 * "0", "size_bytes": 0}
-    (folder / "manifest.json").write_text(json.dumps(values))
+    (folder / "manifest.json").write_bytes(sealed(values))
 
 
 def test_a_folder_that_is_a_link(plan_copy, tmp_path):

@@ -98,7 +98,7 @@ def test_an_unknown_word_is_not_repeated_without_end(tokenizer):
 
 def test_a_vocabulary_without_its_unknown_word(tmp_path):
     Tokenizer(models.WordLevel({"[PAD]": 0, "red": 1}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
-    tokenizer = PromptTokenizer(tmp_path / "tokenizer.json", 3)
+    tokenizer = PromptTokenizer(tmp_path / "tokenizer.json", text(3))
     assert tokenizer.encode(["red"])[0].tolist() == [[1, 0, 0]]
     with pytest.raises(PromptError, match=r"tokenizer\.json cannot express \(.*Missing \[UNK\] token.*\), expected"):
         tokenizer.encode(["blue"])
@@ -110,20 +110,20 @@ def test_a_regular_expression_that_explodes(tmp_path, capfd):
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("^(a+)+$"), "isolated")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(PromptError, match=r"tokenizer\.json cannot express \(.*retry-limit"):
-        PromptTokenizer(tmp_path / "tokenizer.json", 3).encode([40 * "a" + "!"])
+        PromptTokenizer(tmp_path / "tokenizer.json", text(3)).encode([40 * "a" + "!"])
 
 
 def test_a_tokenizer_nested_without_end(tmp_path):
     (tmp_path / "tokenizer.json").write_text("[" * 100_000)
     with pytest.raises(PlanError, match=r"^tokenizer\.json: got no tokenizer"):
-        PromptTokenizer(tmp_path / "tokenizer.json", 3)
+        PromptTokenizer(tmp_path / "tokenizer.json", text(3))
 
 
 def test_a_tokenizer_without_end(tmp_path):
     (tmp_path / "tokenizer.json").touch()
     os.truncate(tmp_path / "tokenizer.json", 40_000_000_000)
     with pytest.raises(PlanError, match=r"^tokenizer\.json: got more than 64 MB"):
-        PromptTokenizer(tmp_path / "tokenizer.json", 3)
+        PromptTokenizer(tmp_path / "tokenizer.json", text(3))
 
 
 class TestWithoutThePackage:

@@ -399,7 +399,7 @@ BAD = {
     "fractional-seed": ({"seed": 1.5}, UserError, "seed: got 1.5, expected whole numbers"),
     "text-seed": ({"seed": "7"}, UserError, "seed: got '7', expected whole numbers"),
     "device": ({"device": "tpu"}, BackendError, "device: got tpu, expected cpu or cuda:N"),
-    "threads": ({"threads": 0}, BackendError, "threads: got 0, expected 1 or more"),
+    "threads": ({"threads": 0}, BackendError, "threads: got 0, expected 1 to "),
 }
 
 

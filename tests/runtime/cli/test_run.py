@@ -298,7 +298,7 @@ def test_a_token_beyond_the_vocabulary(refused, plan_copy, tmp_path):
     onnx.save(model, plan_copy / "text_encoder.onnx")
     write_manifest(plan_copy, values)
     message = refused(run, plan_copy, "--prompt", RED, "-o", tmp_path / "out.mp4")
-    assert message.startswith("engine: got an error of ONNX Runtime (") and "out of data bounds" in message
+    assert message.startswith("text_encoder: ONNX Runtime cannot run it (") and "out of data bounds" in message
     assert not (tmp_path / "out.mp4").exists()
 
 
