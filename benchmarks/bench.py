@@ -1,9 +1,9 @@
 """What a chunk costs: `python benchmarks/bench.py engine.plan` (or `make bench`).
 
-Three rollouts of one model take turns, chunk by chunk: PyTorch eager, PyTorch with its step compiled, and
-the plan. Then the plan alone runs for 600 chunks, the last of them in turns with early ones, for growth of
-time and memory, and in a fresh process, for the time to the first frame. Writes a Markdown table and JSON
-with the date and the machine.
+Three rollouts of one model take turns, chunk by chunk: the plan, and its program over the modules that it was exported
+from, in PyTorch eager and with the modules of the passes compiled. Then the plan alone runs for 600 chunks, the last of
+them in turns with early ones, for growth of time and memory, and in a fresh process, for the time to the first frame.
+Writes a Markdown table and JSON with the date and the machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from videossm.export.source import find_source
-from videossm.export.verify import reference_rollout, verification_prompts
-from videossm.models.videossm.model import VideoModel
-from videossm.models.videossm.rollout import ReferenceRollout
+from videossm.export.torch_backend import TorchBackend
+from videossm.export.verify import verification_prompts
+from videossm.models.family import Deployment, find_family
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.cli.measure import resident_bytes
 from videossm.runtime.processor import probe_processor
 
 EARLY, LATE = (20, 120), (500, 600)  # chunks whose times are compared, in turns: machines drift
+WARM_CHUNKS = 3  # after those that fill the window
 SETTLE_S = 0.05  # before each chunk: PyTorch's threads spin for a while after theirs, on the cores of whoever is next
 RESIDENT_FROM = 100  # chunk at which resident memory is first read
 STARTS = 5  # fresh processes for the time to the first frame
@@ -41,7 +41,8 @@ STARTS = 5  # fresh processes for the time to the first frame
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", type=Path)
-    parser.add_argument("--checkpoint", default="shapes", help="preset or file that the plan was exported from")
+    parser.add_argument("--checkpoint", help="preset or file that the plan was exported from; the preset of its name")
+    parser.add_argument("--family", help="of the model, as for videossm-export")
     parser.add_argument("--chunks", type=int, default=40, help="chunks of the side-by-side comparison")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes minutes to start")
     parser.add_argument("--out", type=Path, help="Markdown; stdout if not given")
@@ -49,12 +50,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(physical_cores())
     plan = Plan.open(args.plan)
-    source = find_source(args.checkpoint)
+    checkpoint = args.checkpoint or plan.name
+    deployment = find_family(checkpoint, args.family).load(checkpoint, {}, False)
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "plan": {"name": plan.name, "precision": plan.manifest.precision, "lowering": plan.manifest.lowering},
-        "side_by_side": side_by_side(plan, source.load(source.config), args.chunks, not args.no_compile),
+        "side_by_side": side_by_side(plan, deployment, args.chunks, not args.no_compile),
         "growth": growth(plan),
         "start": start(args.plan),
     }
@@ -67,46 +69,48 @@ def main() -> None:
         args.json_out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def side_by_side(plan: Plan, model: VideoModel, chunks: int, compiled: bool) -> dict[str, Any]:
+def side_by_side(plan: Plan, deployment: Deployment, chunks: int, compiled: bool) -> dict[str, Any]:
     """Milliseconds a chunk of each rollout in its steady state, and their ratios, taken chunk by chunk."""
-    prompts, seeds = verification_prompts(plan), list(range(plan.manifest.stream.batch))
-    rollouts: dict[str, Callable[[], object]] = {"eager": advance(reference_rollout(plan, model, prompts, seeds))}
+    prompts, seeds = verification_prompts(plan) or None, list(range(plan.manifest.stream.batch))
+    rollouts = {"eager": Rollout(plan, prompts, seeds, backend=TorchBackend(deployment))}
     if compiled:
-        reference = reference_rollout(plan, model, prompts, seeds)
-        reference.step = torch.compile(reference.step, dynamic=False)  # type: ignore[assignment]
-        rollouts["compile"] = advance(reference)
-    rollout = Rollout(plan, prompts, seeds)
-    rollouts["plan"] = rollout.__next__
-    for step in rollouts.values():  # fills the window, compiles what is to be compiled
-        for _ in range(plan.manifest.stream.window_frames // plan.manifest.stream.chunk_frames + 3):
-            step()
+        rollouts["compile"] = Rollout(plan, prompts, seeds, backend=TorchBackend(with_compiled_passes(deployment)))
+    rollout = rollouts["plan"] = Rollout(plan, prompts, seeds)
+    window = plan.manifest.window
+    for each in rollouts.values():  # fills the window, compiles what is to be compiled
+        for _ in range(WARM_CHUNKS + (window.chunks if window else 0)):
+            next(each)
     engines_before = sum(rollout.timings.values())
     times: dict[str, list[float]] = {name: [] for name in rollouts}
     for _ in tqdm(range(chunks), unit="chunk", desc="side by side", disable=None):
-        for name, step in rollouts.items():
+        for name, each in rollouts.items():
             time.sleep(SETTLE_S)
             begun = time.perf_counter()
-            step()
+            next(each)
             times[name].append(time.perf_counter() - begun)
-    inside = sum(rollout.timings.values()) - engines_before
+    inside, stream = sum(rollout.timings.values()) - engines_before, plan.manifest.stream
     seconds = {name: np.array(values) for name, values in times.items()}
     return {
         "chunks": chunks,
         "ms_per_chunk": {name: quartiles(1000 * values) for name, values in seconds.items()},
         "plan_to": {name: quartiles(seconds["plan"] / seconds[name]) for name in seconds if name != "plan"},
         "outside_engines_share": 1 - inside / seconds["plan"].sum(),
-        "realtime_factor": plan.chunk_seconds / float(np.median(seconds["plan"])),
+        "realtime_factor": stream.later_frames / stream.fps / float(np.median(seconds["plan"])),
     }
 
 
-def advance(rollout: ReferenceRollout) -> Callable[[], object]:
-    chunks: Iterator[object] = iter(rollout)
-    return lambda: next(chunks)
+def with_compiled_passes(deployment: Deployment) -> Deployment:
+    """The same, the modules that passes run compiled by PyTorch."""
+    engines = [
+        replace(engine, module=torch.compile(engine.module, dynamic=False)) if engine.when == "pass" else engine
+        for engine in deployment.engines
+    ]
+    return replace(deployment, engines=engines)
 
 
 def growth(plan: Plan) -> dict[str, Any]:
     """Chunk time late in a rollout against early in another, taken in turns, and resident memory on the way."""
-    late, early = (Rollout(plan, verification_prompts(plan)) for _ in range(2))
+    late, early = (Rollout(plan, verification_prompts(plan) or None) for _ in range(2))
     for _ in range(EARLY[0]):
         next(early)
     resident = []
@@ -131,10 +135,10 @@ def growth(plan: Plan) -> dict[str, Any]:
 def start(plan: Path) -> dict[str, Any]:
     """Seconds from the start of a fresh `videossm-run` to its first chunk in the file."""
     seconds = []
-    prompt = verification_prompts(Plan.open(plan))[0]
+    prompt = [word for text in verification_prompts(Plan.open(plan))[:1] for word in ("--prompt", text)]
     for _ in range(STARTS):
         with tempfile.TemporaryDirectory() as folder:
-            command = ["-m", "videossm.runtime.cli.run", str(plan), "--prompt", prompt]
+            command = ["-m", "videossm.runtime.cli.run", str(plan), *prompt]
             command += ["--chunks", "1", "-o", f"{folder}/out.mp4", "--json"]
             done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, check=True)
         seconds.append(json.loads(done.stdout)["time_to_first_frame_s"])
@@ -163,7 +167,7 @@ def markdown(result: dict[str, Any]) -> str:
     """The tables of docs/benchmarks.md."""
     side, grown, machine_, plan = result["side_by_side"], result["growth"], result["machine"], result["plan"]
     first_frame_s = result["start"]["time_to_first_frame_s"]["median"]
-    names = {"eager": "PyTorch eager", "compile": "PyTorch, step compiled", "plan": "plan, ONNX Runtime"}
+    names = {"eager": "PyTorch eager", "compile": "PyTorch, passes compiled", "plan": "plan, ONNX Runtime"}
     rows = [
         f"| {names[name]} | {ms['median']:.1f} | {ms['p25']:.1f} to {ms['p75']:.1f} | "
         + (f"{side['plan_to'][name]['median']:.2f} |" if name in side["plan_to"] else "1 |")
@@ -175,7 +179,7 @@ Written by `make bench` on {result["date"][:10]}: {machine_["cpu"]}, {machine_["
 {" ".join(machine_["features"])}, torch {machine_["torch"]},
 plan `{plan["name"]}` in {plan["precision"]}, lowering `{plan["lowering"]}`.
 
-The three take turns chunk by chunk, {side["chunks"]} chunks each, window full and memory in use, with a pause before
+The three take turns chunk by chunk, {side["chunks"]} chunks each, window full, with a pause before
 each chunk in which the threads of the one before fall asleep.
 
 | | ms a chunk, median | quartiles | plan / this, median of pairs |

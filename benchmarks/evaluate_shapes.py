@@ -89,7 +89,7 @@ def generator(plan: Plan, progress: Callable[[], object]) -> Generate:
     def generate(prompt: str, seed: int, frames: int) -> np.ndarray:
         video: list[np.ndarray] = []
         for chunk in Rollout(plan, prompt=prompt, seed=seed):
-            video.extend(chunk.frames)
+            video.extend(chunk.frames[0])
             if len(video) >= frames:
                 break
         progress()
@@ -105,11 +105,11 @@ def steerer(plan: Plan, progress: Callable[[], object]) -> Steer:
         rollout = Rollout(plan, prompt=first, seed=seed)
         made = 0
         while made < before:
-            made += len(next(rollout).frames)
+            made += next(rollout).frames.shape[1]
         rollout.set_prompt(second)
         video: list[np.ndarray] = []
         while len(video) < after:
-            video.extend(next(rollout).frames)
+            video.extend(next(rollout).frames[0])
         progress()
         return np.stack(video[:after])
 

@@ -1,9 +1,9 @@
 """Plans on this machine's GPU: `python benchmarks/gpu.py PLAN .. --out gpu.md --json gpu.json`.
 
 Each plan is rolled out on the GPU, graphs with every execution provider that ONNX Runtime has for it. Measured are
-time, device memory and the share of time outside the engines, and the relative error of each of 24 chunks' latents
-against the graphs of the same precision on the CPU, both from the CPU's state. What cannot run says why, by the words
-of its library: engines are tried also on GPUs that they are not for.
+time, device memory and the share of time outside the engines, and the relative error of the clean sample of each of 24
+chunks against the graphs of the same precision on the CPU, both from the CPU's state. What cannot run says why, by the
+words of its library: engines are tried also on GPUs that they are not for.
 
 `--make FOLDER` writes the plans to measure, which takes the exporter and TensorRT-RTX, and no GPU.
 """
@@ -32,7 +32,7 @@ BARS = {"fp32": 1e-4, "fp16": 1e-3, "bf16": 1e-2, "fp8": 1e-2, "int8": 1e-2}  # 
 
 QUICK = ("--no-verify", "--report", "none", "--lowering", "standard")
 SHORT_CALIBRATION = ("--calibration-size", "2", "--calibration-chunks", "8")
-WIDE = ("videossm-1.3b", "--random-weights", "--layers", "2", "--height", "240", "--width", "416")
+WIDE = ("videossm-1.3b", "--random-weights", "--set", "layers=2", "--height", "240", "--width", "416")
 RTX = ("--backend", "tensorrt-rtx")
 MADE: dict[str, tuple[str, ...]] = {  # what --make exports; a plan made before may be the source of a later one
     "shapes-fp32": ("shapes", *QUICK),
@@ -96,8 +96,8 @@ def row_of(plan: Plan, plans: list[Plan], provider: str | None) -> dict[str, Any
         "versions": manifest.versions,
         "passed": None,
     }
-    prompt = PromptTokenizer(plan.tokenizer_file, manifest.text.length).words()[0]
-    prompts = [prompt] * manifest.stream.batch
+    text = manifest.text
+    prompts = [PromptTokenizer(plan.tokenizer_file, text).words()[0]] * manifest.stream.batch if text else None
     try:
         rollout = Rollout(plan, prompts, SEED, "cuda:0", provider=provider)
         row["figures"] = measure(rollout, CHUNKS)
@@ -121,12 +121,12 @@ def is_reference(candidate: Plan, plan: Plan) -> bool:
 
 
 def relative_errors(reference: Rollout, rollout: Rollout, chunks: int) -> list[float]:
-    """Of each chunk's latents, every chunk made from the reference's state."""
+    """Of each chunk's clean sample, every chunk made from the reference's state."""
     errors = []
     for _ in range(chunks):
         rollout.restore(reference.snapshot())
         next(reference), next(rollout)
-        expected, got = (made.latent.astype(np.float64) for made in (reference, rollout))
+        expected, got = (made.sample.astype(np.float64) for made in (reference, rollout))
         errors.append(float(np.linalg.norm(got - expected) / np.linalg.norm(expected)))
     return errors
 

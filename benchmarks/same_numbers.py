@@ -77,10 +77,10 @@ def computed(plans: list[Path], library: Path | None, chunks: int) -> Arrays:
     results: Arrays = {"noise": noise(SEED, 0, 0, (NUMBERS,))}
     for path in plans:
         plan = Plan.open(path)
-        rollout = Rollout(plan, PROMPT, SEED, "cpu", threads=1)
-        made = [(chunk.frames, rollout.latent) for chunk in islice(rollout, chunks)]
+        rollout = Rollout(plan, PROMPT if plan.manifest.text else None, SEED, "cpu", threads=1)
+        made = [(chunk.frames, rollout.sample) for chunk in islice(rollout, chunks)]
         name = f"{plan.manifest.name} in {plan.manifest.precision}"
-        results[f"{name}/frames"], results[f"{name}/latents"] = map(np.stack, zip(*made, strict=True))
+        results[f"{name}/frames"], results[f"{name}/samples"] = map(np.stack, zip(*made, strict=True))
     if library:
         opened = ScanLibrary(library)
         for instructions in SETS:
@@ -137,13 +137,13 @@ def noise_rows(here: Arrays, there: Arrays) -> Iterator[list[str]]:
 
 def plan_rows(here: Arrays, there: Arrays) -> Iterator[list[str]]:
     """The first chunk, which starts from equal states, and the last."""
-    for name in [key.removesuffix("/latents") for key in here if key.endswith("/latents")]:
-        latents, frames = ([side[f"{name}/{what}"] for side in (here, there)] for what in ("latents", "frames"))
-        for chunk in sorted({0, len(latents[0]) - 1}):
+    for name in [key.removesuffix("/samples") for key in here if key.endswith("/samples")]:
+        samples, frames = ([side[f"{name}/{what}"] for side in (here, there)] for what in ("samples", "frames"))
+        for chunk in sorted({0, len(samples[0]) - 1}):
             pixels = np.abs(frames[0][chunk].astype(int) - frames[1][chunk])
             yield [
-                f"{name}, latents of chunk {chunk}",
-                *compared(latents[0][chunk], latents[1][chunk]),
+                f"{name}, clean sample of chunk {chunk}",
+                *compared(samples[0][chunk], samples[1][chunk]),
                 f"{np.mean(pixels > 0):.3%}",
                 str(pixels.max()),
             ]

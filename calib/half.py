@@ -84,7 +84,7 @@ class _Types:
         graph = model.graph
         self.half = half
         self._states = _states(manifest, engine)
-        self._islands = _islands(manifest.lower_precision.fp32_modules)
+        self._in_fp32 = in_fp32(manifest.lower_precision.fp32_modules)
         self.weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FP32}
         self.values = inferred_values(model)
         floats = {name for name, value in self.values.items() if value.type.tensor_type.elem_type == FP32}
@@ -107,7 +107,7 @@ class _Types:
         if node.op_type not in PRODUCTS:
             return None
         reads_fp32 = any(name in self._states and self.outside(name) == FP32 for name in node.input)
-        return FP32 if reads_fp32 or self._islands(module_of(node)) else self.half
+        return FP32 if reads_fp32 or self._in_fp32(module_of(node)) else self.half
 
     def _forward(self, graph: GraphProto) -> list[int]:
         """Anchors by operator and module; all others are fp32 where an input is."""
@@ -148,8 +148,8 @@ def _states(manifest: Manifest, engine: str) -> dict[str, State]:
     return {name: manifest.state[state] for name, state in read.items() if state is not None}
 
 
-def _islands(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Is a module, by its name, an island or in one?"""
+def in_fp32(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a module, by its name, is one that stays fp32, or in one. Raises HalfError."""
     compiled = []
     for index, pattern in enumerate(patterns):
         try:

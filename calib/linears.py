@@ -100,7 +100,7 @@ def find_linears(model: ModelProto, engine: str, layers: Sequence[Layers]) -> Fo
     Reads names and shapes only: weights outside the file need not be loaded. Raises LayersError.
     """
     weights, reading, values = initializers(model), readers(model), values_by_name(model)
-    reason, named = _reasons(layers), _Names()
+    reason, named = reasons_to_keep(layers), _Names()
     linears: list[Linear] = []
     skipped: list[Skipped] = []
     for node in _weighted(model):
@@ -118,7 +118,7 @@ def find_linears(model: ModelProto, engine: str, layers: Sequence[Layers]) -> Fo
 
 def find_products(model: ModelProto, engine: str, layers: Sequence[Layers]) -> list[Product]:
     """The Attention nodes that may be quantised, in the graph's order. Raises LayersError."""
-    reason, named = _reasons(layers), _Names()
+    reason, named = reasons_to_keep(layers), _Names()
     products = []
     for node in model.graph.node:
         if node.op_type == "Attention":
@@ -140,7 +140,7 @@ class _Names:
         return module if self._seen[module] == 1 else f"{module}.{self._seen[module]}"
 
 
-def _reasons(layers: Sequence[Layers]) -> Callable[[str], str | None]:
+def reasons_to_keep(layers: Sequence[Layers]) -> Callable[[str], str | None]:
     """Why the layer of a module stays as it is; None if it may be quantised."""
     compiled = []
     for index, entry in enumerate(layers):

@@ -56,7 +56,7 @@ def build_plan(
     engines: dict[str, Any] = {}
     scans: dict[str, Path] = {}
     for engine in deployment.engines:
-        model, path = trace(engine, _levels(deployment, engine), options.opset, canonical)
+        model, path = trace(engine, _levels(deployment, engine), options.opset, canonical, deployment.precision)
         engines[engine.name] = _engine_entry(engine, model)
         if has_scans(model):
             scans[engine.name] = path

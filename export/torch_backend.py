@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import DTypeLike
+from torch import Tensor
 
 from videossm.export.example import tensors_in, with_tensors
 from videossm.models.family import Deployment, Engine
@@ -22,15 +23,17 @@ class TorchPass:
 
     def __init__(self, engine: Engine, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         self._module = engine.module
-        tensors = iter([torch.from_numpy(_array(inputs[name])) for name in engine.inputs])
-        self._arguments = with_tensors(engine.example, tensors)
+        tensors = [torch.from_numpy(_array(inputs[name])) for name in engine.inputs]
+        self._arguments = with_tensors(engine.example, iter(tensors))
+        self._inputs = {_storage(tensor) for tensor in tensors}
         self._outputs = [torch.from_numpy(_array(outputs[name])) for name in engine.outputs]
 
     @torch.no_grad()
     def run(self) -> None:
-        # Copies, as a module may give an input back, which the next pass writes to.
-        made = [tensor.clone() for tensor in tensors_in(self._module(*self._arguments))]
-        for target, values in zip(self._outputs, made, strict=True):
+        made = list(tensors_in(self._module(*self._arguments)))
+        # A module may give an input back, which a target may be: all are read before any is written.
+        given = [tensor.clone() if _storage(tensor) in self._inputs else tensor for tensor in made]
+        for target, values in zip(self._outputs, given, strict=True):
             target.copy_(values)
 
 
@@ -70,6 +73,10 @@ class TorchBackend(Backend):
 
     def close(self) -> None:
         pass
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _array(buffer: Buffer) -> Any:

@@ -16,19 +16,20 @@ import torch
 from videossm.export.example import distinct
 from videossm.export.optimize import optimize
 from videossm.export.schemas import custom_translation_table
-from videossm.models.family import Engine, ModelError
+from videossm.models.family import Engine, ModelError, Precision
 
 MOST_REASON = 300  # characters of what torch says
 INLINE_BYTES = 1 << 27  # weights above it go to an external data file: serialising them inline holds two copies
 
 
 def trace(
-    engine: Engine, levels: Mapping[str, Sequence[float]], opset: int, folder: Path
+    engine: Engine, levels: Mapping[str, Sequence[float]], opset: int, folder: Path, precision: Precision | None = None
 ) -> tuple[onnx.ModelProto, Path]:
     """Writes `folder`/NAME.onnx (and NAME.onnx.data where it is large): the canonical graph, its scans single nodes.
 
-    `levels`: all values of the inputs that a pass sets. Returns the graph, without weights that lie beside it, and
-    its path. Raises ModelError where the module cannot be traced, or has other tensors than `engine` names.
+    `levels`: all values of the inputs that a pass sets. `precision`: what a lower one may touch. Returns the graph,
+    without weights that lie beside it, and its path. Raises ModelError where the module cannot be traced, or has other
+    tensors than `engine` names.
     """
     try:
         with torch.no_grad(), quiet():
@@ -47,7 +48,7 @@ def trace(
         why = _reason(error)
         raise ModelError(f"engine {engine.name}: torch.onnx cannot trace it ({why}); change the module") from error
     assert program is not None  # None is what dynamo=False returns
-    optimize(program.model, levels)
+    optimize(program.model, levels, precision or Precision())
     path = folder / f"{engine.name}.onnx"
     weight_bytes = sum(p.numel() * p.element_size() for p in engine.module.parameters())
     program.save(str(path), external_data=weight_bytes > INLINE_BYTES)

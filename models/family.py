@@ -121,6 +121,8 @@ class Precision:
 
     `kept_engines`: engines that int8 and fp8 leave alone, with the reason. `layers`: the first match counts; a product
     without one is kept. `fp32_modules`, regular expressions, and `fp32_engines`: what fp16 and bf16 leave in fp32.
+    Export merges products of one tensor and one module that all patterns treat alike, if they treat the merged one,
+    which is called as `attention.q+k+v`, alike too.
     """
 
     kept_engines: Mapping[str, str] = field(default_factory=dict)

@@ -27,14 +27,6 @@ ALLOWED = {  # of the project's own packages
 }
 
 
-# Folders that know no family of models, and words of one that would show that they do.
-WITHOUT_FAMILIES = ("runtime",)
-OF_FAMILIES = {
-    "shapes", "wan", "step", "decoder_first", "text_encoder", "self_attn", "cross_attn", "ffn",
-    "latent", "latents", "latent_next", "past", "present", "sigma", "sigma_next", "input_ids", "attention_mask",
-}  # fmt: skip
-
-
 def imported(source: str) -> Iterator[str]:
     """Dotted names of all modules that `source` may import, lazily too."""
     for node in ast.walk(ast.parse(source)):
@@ -60,18 +52,6 @@ def test_a_folder_imports_only_what_its_layer_may(folder: str) -> None:
         if within(name, FORBIDDEN[folder]) and not within(name, ALLOWED[folder])
     ]
     assert not wrong, f"imports against the layering: {wrong}"
-
-
-@pytest.mark.parametrize("folder", WITHOUT_FAMILIES)
-def test_a_folder_names_no_part_of_a_family(folder: str) -> None:
-    """Engines, modules, tensors and models: what is to be known of them is in the manifest."""
-    wrong = [
-        f"{module.relative_to(ROOT)}:{node.lineno}: {node.value}"
-        for module in sorted((ROOT / folder).rglob("*.py"))
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Constant) and node.value in OF_FAMILIES
-    ]
-    assert not wrong, f"words of a family: {wrong}"
 
 
 def test_lazy_and_plain_imports_are_seen() -> None:

@@ -1,6 +1,6 @@
 """Passes over a traced graph that leave what it computes and take fewer, larger nodes for it, on every backend.
 
-They run before the graph is verified and before its precision is lowered, on standard operators alone. Each says in its
+They run before the graph is verified and before its precision is changed, on standard operators alone. Each says in its
 docstring what it looks for and what takes its place. A graph in which a pass finds nothing stays as it is.
 """
 
@@ -11,22 +11,27 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from videossm.calib.half import in_fp32
+from videossm.calib.linears import reasons_to_keep
 from videossm.export.optimize.batched import batch_outputs
 from videossm.export.optimize.merged_linears import merge_linears
 from videossm.export.optimize.modulated_norm import modulate_in_norm
 from videossm.export.optimize.row_bias import make_biases_rows
 from videossm.export.optimize.stacked import stack_constants
 from videossm.export.optimize.tabulated import tabulate
+from videossm.models.family import Precision
 
 __all__ = ["optimize"]
 
 
-def optimize(model: ir.Model, levels: Mapping[str, Sequence[float]]) -> None:
+def optimize(model: ir.Model, levels: Mapping[str, Sequence[float]], precision: Precision) -> None:
     """Rewrites `model` in place. Weights of layers are neither read nor copied before it is saved.
 
-    `levels`: all values that an input [1] can have, for those inputs of which they are known.
+    `levels`: all values that an input [1] can have, for those inputs of which they are known. `precision`: what a lower
+    one may touch. Raises UserError for one of its patterns that is no regular expression.
     """
-    merge_linears(model.graph)
+    reason, fp32 = reasons_to_keep(precision.layers), in_fp32(precision.fp32_modules)
+    merge_linears(model.graph, lambda module: (reason(module) is None, fp32(module)))
     batch_outputs(model.graph)
     make_biases_rows(model.graph)
     stack_constants(model.graph)

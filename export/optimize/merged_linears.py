@@ -3,16 +3,16 @@
     before  q = Add(MatMul(x, W_q), b_q);  k = Add(MatMul(x, W_k), b_k);  v = Add(MatMul(x, W_v), b_v)
     after   q, k, v = Split(Add(MatMul(x, [W_q W_k W_v]), [b_q b_k b_v]))           along the last axis
 
-One large product is faster than three small ones wherever starting one costs as much as a part of it does. MERGED says
-which belong together; the product's module is called after all of them, such as `blocks.0.self_attn.q+k+v`. What a
-precision treats apart must stay apart: the gates are fp32 where the output gate beside them is not.
+One large product is faster than three small ones wherever starting one costs as much as a part of it does. Those within
+one module are merged, and the product's module is called after all of them, such as `blocks.0.attention.q+k+v`. What a
+precision treats apart stays apart: what it would quantise from what it would not, what is always fp32 from the rest.
 
 Constraints: each product is read by its bias alone; weights [K, N] and biases [N] are constants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -30,7 +30,8 @@ from videossm.export.optimize.edit import (
     shape_of,
 )
 
-MERGED = (("self_attn.q", "self_attn.k", "self_attn.v"), ("memory.decay", "memory.beta"))
+# Of a module, by its name: something that is equal for modules that a precision treats alike.
+Treatment = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,18 @@ class _Linear:
     width: int
 
 
-def merge_linears(graph: ir.Graph) -> None:
-    """Merges what MERGED names, wherever all of its products read one tensor."""
-    by_input: dict[ir.Value, dict[str, _Linear]] = {}
+def merge_linears(graph: ir.Graph, treatment: Treatment) -> None:
+    """Merges all products of one tensor and one parent module that have the same treatment, as the merged one has."""
+    groups: dict[tuple[ir.Value, str, object], list[_Linear]] = {}
     for node in graph:
         linear = _linear(node)
-        if linear is not None and (source := node.inputs[0]) is not None:
-            by_input.setdefault(source, {})[linear.module] = linear
-    for source, linears in by_input.items():
-        for group in MERGED:
-            found = [linear for name in group for linear in linears.values() if linear.module.endswith(f".{name}")]
-            if len(found) == len(group):
-                _merge(graph, source, found)
+        if linear is not None and linear.module and (source := node.inputs[0]) is not None:
+            parent = linear.module.rpartition(".")[0]
+            groups.setdefault((source, parent, treatment(linear.module)), []).append(linear)
+    for (source, parent, treated), linears in groups.items():
+        module = f"{parent}.{'+'.join(linear.module.rpartition('.')[2] for linear in linears)}"
+        if len(linears) > 1 and treatment(module) == treated:
+            _merge(graph, source, module, linears)
 
 
 def _linear(node: ir.Node) -> _Linear | None:
@@ -73,9 +74,7 @@ def _linear(node: ir.Node) -> _Linear | None:
     return None
 
 
-def _merge(graph: ir.Graph, source: ir.Value, linears: Sequence[_Linear]) -> None:
-    parent = linears[0].module.rpartition(".")[0]
-    module = f"{parent}.{'+'.join(linear.module.rpartition('.')[2] for linear in linears)}"
+def _merge(graph: ir.Graph, source: ir.Value, module: str, linears: Sequence[_Linear]) -> None:
     outputs = [linear.bias.outputs[0] for linear in linears]
     widths = [linear.width for linear in linears]
     weight = joined(

@@ -1,7 +1,7 @@
 """What depends on a scalar of the passes alone, as the noise level, is looked up: its values in a plan are known.
 
-    before  y_i = f_i(sigma)                                                                    sigma [1]
-    after   y_0, .., y_n = Split(Reshape(Gather(table, ArgMin(Abs(levels - sigma)))))           table [levels, N]
+    before  y_i = f_i(scalar)                                                                  scalar [1]
+    after   y_0, .., y_n = Split(Reshape(Gather(table, ArgMin(Abs(levels - scalar)))))           table [levels, N]
 
 A row [1, .., 1, D] becomes [D] where what reads it broadcasts it; all else gets its shape back.
 
@@ -10,7 +10,7 @@ to read. In a `shapes` step they were 41 of 385 nodes, and 1% of the time on one
 
 Between two levels the table gives the nearer one. A plan's passes ask for none but its levels.
 
-Constraints: no input but `sigma` has a part in y_i; what is smaller than a row, as the sampler's arithmetic, stays. No
+Constraints: no input but `scalar` has a part in y_i; what is smaller than a row, as the sampler's arithmetic, stays. No
 more than MOST_VALUES a level, or nothing is tabulated: a graph that spreads its time embedding over all tokens first
 would have them all in the table.
 """
@@ -38,29 +38,29 @@ MODULE = "levels"  # of the look-up, for passes that ask where a node belongs
 def tabulate(graph: ir.Graph, name: str, levels: Sequence[float]) -> None:
     """Tabulates what depends on the input `name` [1] alone, for each of its `levels`, of which there may be none."""
     module = f"{MODULE}.{name}"
-    sigma = next((value for value in graph.inputs if value.name == name), None)
-    if sigma is None or not levels:
+    scalar = next((value for value in graph.inputs if value.name == name), None)
+    if scalar is None or not levels:
         return
-    nodes = _depending(graph, sigma)
+    nodes = _depending(graph, scalar)
     ends = [value for node in nodes for value in node.outputs if _is_end(value, nodes)]
     if not ends:
         return
     widths = [math.prod(shape_of(value) or ()) for value in ends]
     if sum(widths) > MOST_VALUES:
         return
-    table = add_constant(graph, ir.tensor(_evaluated(graph, sigma, ends, levels), name=f"{module}.table"))
+    table = add_constant(graph, ir.tensor(_evaluated(graph, scalar, ends, levels), name=f"{module}.table"))
     known = add_constant(graph, ir.tensor(np.array([levels], np.float32), name=f"{module}.levels"))
     first = add_constant(graph, ir.tensor(np.array([-1], np.int64), name=f"{module}.flat"))
     sizes = add_constant(graph, ir.tensor(np.array(widths, np.int64), name=f"{module}.widths"))
-    values = [like(sigma, f"{module}.{label}", (1, len(levels))) for label in ("difference", "distance")]
+    values = [like(scalar, f"{module}.{label}", (1, len(levels))) for label in ("difference", "distance")]
     nearest = ir.Value(name=f"{module}.nearest", shape=ir.Shape((1,)), type=ir.TensorType(ir.DataType.INT64))
     row, flat = (
-        like(sigma, f"{module}.{label}", shape)
+        like(scalar, f"{module}.{label}", shape)
         for label, shape in (("row", (1, sum(widths))), ("flat_row", (sum(widths),)))
     )
     parts = [like(value, f"{value.name}.part", (width,)) for value, width in zip(ends, widths, strict=True)]
     new = [
-        ir.node("Sub", [known, sigma], outputs=[values[0]]),
+        ir.node("Sub", [known, scalar], outputs=[values[0]]),
         ir.node("Abs", [values[0]], outputs=[values[1]]),
         ir.node("ArgMin", [values[1]], {"axis": 1, "keepdims": 0}, outputs=[nearest]),  # TensorRT wants two dimensions
         ir.node("Gather", [table, nearest], {"axis": 0}, outputs=[row]),
@@ -81,9 +81,9 @@ def tabulate(graph: ir.Graph, name: str, levels: Sequence[float]) -> None:
     replace(graph, [], [], replaced)
 
 
-def _depending(graph: ir.Graph, sigma: ir.Value) -> list[ir.Node]:
-    """The nodes that read `sigma` or what comes of it, and nothing else but constants."""
-    values, nodes = {sigma}, []
+def _depending(graph: ir.Graph, scalar: ir.Value) -> list[ir.Node]:
+    """The nodes that read `scalar` or what comes of it, and nothing else but constants."""
+    values, nodes = {scalar}, []
     for node in graph:
         read = [value for value in node.inputs if value is not None and not is_constant(value)]
         if read and all(value in values for value in read):
@@ -112,11 +112,11 @@ def _broadcasts(value: ir.Value) -> bool:
 
 
 def _evaluated(
-    graph: ir.Graph, sigma: ir.Value, ends: Sequence[ir.Value], levels: Sequence[float]
+    graph: ir.Graph, scalar: ir.Value, ends: Sequence[ir.Value], levels: Sequence[float]
 ) -> NDArray[np.float32]:
     """The values of all ends, one after the other, for every level: [levels, N]."""
-    model = ir.Model(ir.convenience.extract(graph, [sigma], ends), ir_version=IR_VERSION)
+    model = ir.Model(ir.convenience.extract(graph, [scalar], ends), ir_version=IR_VERSION)
     content = ir.to_proto(model).SerializeToString()
     session = ort.InferenceSession(content, session_options("fp32", 1), providers=["CPUExecutionProvider"])
-    feeds = ({sigma.name: np.array([level], np.float32)} for level in levels)
+    feeds = ({scalar.name: np.array([level], np.float32)} for level in levels)
     return np.stack([np.concatenate([end.ravel() for end in session.run(None, feed)]) for feed in feeds])

@@ -29,13 +29,13 @@ PRECISION = Precision(
         Layers(r"transformer\.blocks\.\d+\.(self_attn\.([qkvo]|q\+k\+v|attention)|cross_attn\.([qo]|attention))"),
         Layers(r"transformer\.blocks\.\d+\.ffn\.[02]"),
         Layers(
-            r"transformer\.blocks\.\d+\.memory\.(decay\+beta|out_gate)",
+            r"transformer\.blocks\.\d+\.memory\.(decay|beta|decay\+beta|out_gate)",
             "gate of the memory, whose error the scan amplifies",
         ),
         Layers(r"transformer\.patch_embedding", "first layer"),
         Layers(r"transformer\.head\.head", "last layer"),
     ),
-    fp32_modules=(r"memory\.decay\+beta", r"head\.head"),
+    fp32_modules=(r"memory\.(decay|beta|decay\+beta)", r"head\.head"),
     fp32_engines=("memory",),
 )
 

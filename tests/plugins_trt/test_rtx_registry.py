@@ -75,8 +75,8 @@ say(parsed=parser.parse_from_file(graph))
 """
 
 
-# Arguments: the library, a plan of ONNX graphs, an engine with scans, its graph before it was lowered, and where the
-# one that is parsed goes. Builds the plan as videossm-export does, TensorRT-RTX in the place of TensorRT.
+# Arguments: the library, a plan of ONNX graphs, an engine with scans, its graph before it was lowered, and where that
+# which is parsed goes. Builds the plan as videossm-export does, TensorRT-RTX in the place of TensorRT.
 EXPORT = """
 import json, resource, shutil, sys
 from pathlib import Path

@@ -75,15 +75,20 @@ class Network(nn.Module):
         return [x * sigma, *gates]
 
 
+def alike(module):
+    """Every precision treats all modules the same."""
+    return None
+
+
 PASSES = {
-    "merged linears": lambda graph: merge_linears(graph),
+    "merged linears": lambda graph: merge_linears(graph, alike),
     "rows": lambda graph: make_biases_rows(graph),
-    "batched": lambda graph: (merge_linears(graph), batch_outputs(graph)),
+    "batched": lambda graph: (merge_linears(graph, alike), batch_outputs(graph)),
     "stacked": lambda graph: stack_constants(graph),
     "norms": lambda graph: modulate_in_norm(graph),
     "levels": lambda graph: tabulate(graph, "sigma", LEVELS),
     "all": lambda graph: (
-        merge_linears(graph),
+        merge_linears(graph, alike),
         batch_outputs(graph),
         make_biases_rows(graph),
         stack_constants(graph),
@@ -126,7 +131,7 @@ def test_computes_the_same_with_fewer_nodes(network, run, operators, name):
 
 
 def test_products_of_one_tensor_become_one(network, operators):
-    merge_linears(network.graph)
+    merge_linears(network.graph, alike)
     modules = {node.name for node in network.graph if node.op_type == "MatMul"}
     for layer in range(LAYERS):
         assert f"blocks.{layer}.self_attn.q+k+v.product" in modules
@@ -134,8 +139,17 @@ def test_products_of_one_tensor_become_one(network, operators):
     assert operators(network)["MatMul"] == 3 * LAYERS, "q, k and v; the gates; o"
 
 
+@pytest.mark.parametrize("apart", ["blocks.0.self_attn.k", "blocks.0.self_attn.q+k+v"])
+def test_products_that_a_precision_treats_apart_stay_apart(network, apart):
+    merge_linears(network.graph, lambda module: module == apart)
+    modules = {node.name for node in network.graph if node.op_type == "MatMul"}
+    merged = {name for name in modules if name.startswith("blocks.0.self_attn.") and "+" in name}
+    assert merged == ({"blocks.0.self_attn.q+v.product"} if apart.endswith("k") else set())
+    assert "blocks.1.self_attn.q+k+v.product" in modules
+
+
 def test_gates_of_all_layers_are_made_at_once(network, operators):
-    merge_linears(network.graph)
+    merge_linears(network.graph, alike)
     assert operators(network)["Softplus"] == LAYERS
     batch_outputs(network.graph)
     assert operators(network)["Softplus"] == 1
@@ -212,14 +226,14 @@ class Apart(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor) -> list[Tensor]:
         q, k = self.self_attn.q(x), self.self_attn.k(other)
-        return [self.norm(q * k) * other, self.self_attn.v(x)]
+        return [self.norm(q * k) * other, self.self_attn.v(x + other)]
 
 
 def test_products_of_different_tensors_and_norms_of_their_own_stay(traced, operators):
     inputs = (torch.randn(BATCH, TOKENS, DIM), torch.randn(BATCH, TOKENS, DIM))
     model = traced(Apart(), inputs, ["x", "other"], ["y", "v"])
     before = operators(model)
-    merge_linears(model.graph)
+    merge_linears(model.graph, alike)
     batch_outputs(model.graph)
     stack_constants(model.graph)
     modulate_in_norm(model.graph)
