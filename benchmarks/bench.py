@@ -102,7 +102,7 @@ def side_by_side(plan: Plan, deployment: Deployment, chunks: int, compiled: bool
 def with_compiled_passes(deployment: Deployment) -> Deployment:
     """The same, the modules that passes run compiled by PyTorch."""
     engines = [
-        replace(engine, module=torch.compile(engine.module, dynamic=False)) if engine.when == "pass" else engine
+        replace(engine, module=cast(nn.Module, torch.compile(engine.module, dynamic=False))) if engine.when == "pass" else engine
         for engine in deployment.engines
     ]
     return replace(deployment, engines=engines)

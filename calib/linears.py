@@ -16,6 +16,7 @@ from typing import NamedTuple
 from onnx import ModelProto, NodeProto, TensorProto
 
 from videossm.calib.graph import constants, initializers, module_of, readers, values_by_name
+from videossm.models import family
 from videossm.runtime.errors import UserError
 from videossm.runtime.manifest import Layers
 
@@ -140,7 +141,7 @@ class _Names:
         return module if self._seen[module] == 1 else f"{module}.{self._seen[module]}"
 
 
-def reasons_to_keep(layers: Sequence[Layers]) -> Callable[[str], str | None]:
+def reasons_to_keep(layers: Sequence[Layers | family.Layers]) -> Callable[[str], str | None]:
     """Why the layer of a module stays as it is; None if it may be quantised."""
     compiled = []
     for index, entry in enumerate(layers):

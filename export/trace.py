@@ -17,6 +17,7 @@ from videossm.export.example import distinct
 from videossm.export.optimize import optimize
 from videossm.export.schemas import custom_translation_table
 from videossm.models.family import Engine, ModelError, Precision
+from videossm.models.scans.capture import captured_scans
 
 MOST_REASON = 300  # characters of what torch says
 INLINE_BYTES = 1 << 27  # weights above it go to an external data file: serialising them inline holds two copies
@@ -32,7 +33,7 @@ def trace(
     tensors than `engine` names.
     """
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet(), captured_scans():
             program = torch.onnx.export(
                 engine.module.eval(),
                 distinct(engine.example),

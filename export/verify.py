@@ -14,6 +14,7 @@ from torch import Tensor
 
 from videossm.export.torch_backend import TorchBackend
 from videossm.models.family import Deployment
+from videossm.models.scans.capture import captured_scans
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.noise import noise
 from videossm.runtime.prompt import PromptTokenizer
@@ -52,12 +53,13 @@ def verify(plan: Plan, deployment: Deployment, chunks: int) -> Iterator[ChunkErr
     prompts, seeds = verification_prompts(plan), list(range(plan.manifest.stream.batch))
     rollout = Rollout(plan, prompts or None, seeds)
     reference = reference_chunks(plan, deployment, prompts, seeds)
-    for (sample, frames), chunk in islice(zip(reference, rollout, strict=False), chunks):
-        yield ChunkError(
-            chunk.index,
-            relative_error(rollout.sample, sample),
-            int(np.abs(chunk.frames.astype(np.int16) - frames).max()),
-        )
+    with captured_scans():
+        for (sample, frames), chunk in islice(zip(reference, rollout, strict=False), chunks):
+            yield ChunkError(
+                chunk.index,
+                relative_error(rollout.sample, sample),
+                int(np.abs(chunk.frames.astype(np.int16) - frames).max()),
+            )
 
 
 def reference_chunks(

@@ -217,7 +217,7 @@ def find_family(source: str, named: str | None = None) -> Family:
     """The family of a preset or checkpoint. `named`: one of FAMILIES, or the user's own as package.module:name.
 
     What `package.module:name` holds is a Family, a Deployment, a function without arguments that makes one, or a
-    function as `Family.load`. Scans of known libraries are captured while it is imported. Raises ModelError.
+    function as `Family.load`. Scans of known libraries are captured while it is imported and called. Raises ModelError.
     """
     if named is not None:
         return known_family(named) or _imported(named)
@@ -277,8 +277,11 @@ def _guarded(
     """`load` of the user's own family, which raises ModelError for whatever it raises or wrongly returns."""
 
     def loaded(source: str, options: Mapping[str, Any], random_weights: bool) -> Deployment:
+        from videossm.models.scans.capture import captured_scans
+
         try:
-            found = load(source, options, random_weights)
+            with captured_scans():
+                found = load(source, options, random_weights)
         except ModelError:
             raise
         except Exception as error:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dataset import load
 from muon import BatchedMuon
 from teacher_forcing import Layout, predict, predict_first
-from videossm.models import transformer
+from videossm.models.videossm import transformer
 from videossm.models.videossm.presets import SHAPES_SHIFT, shapes
 from videossm.models.videossm.text_encoder import TextEncoder
 from videossm.models.videossm.transformer import Transformer
