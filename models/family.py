@@ -279,7 +279,7 @@ def _guarded(
     def loaded(source: str, options: Mapping[str, Any], random_weights: bool) -> Deployment:
         try:
             found = load(source, options, random_weights)
-        except ModelError:
+        except (ModelError, MemoryError):
             raise
         except Exception as error:
             raise ModelError(
