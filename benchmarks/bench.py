@@ -18,10 +18,11 @@ import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from videossm.export.torch_backend import TorchBackend
@@ -102,7 +103,9 @@ def side_by_side(plan: Plan, deployment: Deployment, chunks: int, compiled: bool
 def with_compiled_passes(deployment: Deployment) -> Deployment:
     """The same, the modules that passes run compiled by PyTorch."""
     engines = [
-        replace(engine, module=cast(nn.Module, torch.compile(engine.module, dynamic=False))) if engine.when == "pass" else engine
+        replace(engine, module=cast(nn.Module, torch.compile(engine.module, dynamic=False)))
+        if engine.when == "pass"
+        else engine
         for engine in deployment.engines
     ]
     return replace(deployment, engines=engines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from videossm.calib.cli.options import calibration_options
 from videossm.calib.options import REPORTS, CalibrationOptions, PrecisionOptions
+from videossm.calib.packages import export_packages
 from videossm.export.output import check_out, new_plan
 from videossm.export.stages import (
     Result,
@@ -136,7 +137,8 @@ def export(
     wanted = PrecisionOptions(precision, calibration, calibrating, max_error, report)
     wanted.check()
     check_out(out, force, filter(None, [Path(checkpoint), calibration, calibrating.calibration_prompts]))
-    options = _given(height=height, width=width, batch=batch) | _settings(settings)
+    sizes = {"height": height, "width": width, "batch": batch}
+    options = _settings(settings, {name: size for name, size in sizes.items() if size is not None})
     done = Result(str(out), "", precision, backend, target.plan_lowering, None)
     with done.stage("export"), _input_errors():
         known, deployment = _load(checkpoint, family, options, random_weights)
@@ -226,14 +228,17 @@ def _said(context: click.Context, parameter: click.Parameter) -> str:
     return (parameter.secondary_opts if off else parameter.opts)[0]
 
 
-def _settings(given: Iterable[str]) -> dict[str, int | float | str]:
-    """Each NAME=VALUE, a number where it is one."""
-    settings: dict[str, int | float | str] = {}
+def _settings(given: Iterable[str], others: Mapping[str, int]) -> dict[str, int | float | str]:
+    """Each NAME=VALUE, a number where it is one, and the options of a family that have names of their own."""
+    settings: dict[str, int | float | str] = {**others}
     for entry in given:
         name, equals, value = entry.partition("=")
         if not (name and equals and value):
             raise UserError(f"--set: got {entry!r}, expected NAME=VALUE, as window_frames=12; change it")
-        settings[name.replace("-", "_")] = _number(value)
+        name = name.replace("-", "_")
+        if name in settings:
+            raise UserError(f"--set: got {name} twice, expected it once; leave one out")
+        settings[name] = _number(value)
     return settings
 
 
@@ -255,38 +260,33 @@ def _load(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from videossm.models.family import find_family
 
-    sys.path.insert(0, os.getcwd())  # of --family: a module beside the user is found, as by `python -m`
+    here = os.getcwd()  # of --family: a module beside the user is found, as by `python -m`
+    sys.path.insert(0, here)
     try:
         family = find_family(checkpoint, named)
         return family, family.load(checkpoint, options, random_weights)
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
 
 
 @contextmanager
 def _input_errors() -> Iterator[None]:
     """Turns what is wrong with the model into a UserError; a package that is not there names the extra."""
-    try:
+    with export_packages("export"):
         from videossm.models.family import ModelError
-    except ModuleNotFoundError as error:
-        raise UserError(f"export: got no {error.name}, expected it installed; pip install 'videossm[export]'") from None
-    try:
-        yield
-    except ModelError as error:
-        raise UserError(str(error)) from None
-    except (MemoryError, RuntimeError) as error:  # PyTorch's own is a RuntimeError
-        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
-            raise
-        raise UserError("memory: got too little for a model of this size, expected more; make it smaller") from None
+
+        try:
+            yield
+        except ModelError as error:
+            raise UserError(str(error)) from None
+        except (MemoryError, RuntimeError) as error:  # PyTorch's own is a RuntimeError
+            if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+                raise
+            raise UserError("memory: got too little for a model of this size, expected more; make it smaller") from None
 
 
 def _size_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """Those that the user gave."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 if __name__ == "__main__":

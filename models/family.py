@@ -282,7 +282,7 @@ def _guarded(
         try:
             with captured_scans():
                 found = load(source, options, random_weights)
-        except ModelError:
+        except (ModelError, MemoryError):
             raise
         except Exception as error:
             raise ModelError(

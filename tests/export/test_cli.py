@@ -94,6 +94,10 @@ def test_dry_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
         (["test", "--random-weights", "--height", "50"], "height: got 50, expected a multiple of 16"),
         (["test", "--random-weights", "--width", "-16"], "width: got -16, expected at least 1"),
         (["test", "--random-weights", "--set", "window_frames=4"], "window_frames: got 4, expected a multiple of"),
+        (["test", "--set", "height=32", "--set", "height=48"], "--set: got height twice, expected it once; leave one"),
+        (["test", "--set", "height=32", "--height", "48"], "--set: got height twice, expected it once; leave one out"),
+        (["test", "--set", "height"], "--set: got 'height', expected NAME=VALUE, as window_frames=12; change it"),
+        (["test", "--random-weights", "--set", "hight=32"], "--set: got hight, expected one of height, width, batch, "),
         (["test", "--random-weights", "--verify-chunks", "0"], "--verify-chunks: got 0, expected 1 or more"),
         (["test", "--random-weights", "-o", "no/such/folder.plan"], "whose folder does not exist"),
         (["test", "--random-weights", "-o", "."], "which exists and is no plan"),
@@ -145,7 +149,7 @@ def test_a_model_beyond_the_memory(error: Exception, tmp_path: Path, monkeypatch
     def short(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("videossm.export.source.find_source", short)
+    monkeypatch.setattr("videossm.models.family.find_family", short)
     message = refused(invoke("test", "--random-weights", "-o", tmp_path / "engine.plan"))
     assert message == "memory: got too little for a model of this size, expected more; make it smaller"
 
