@@ -102,12 +102,10 @@ def side_by_side(plan: Plan, deployment: Deployment, chunks: int, compiled: bool
 
 def with_compiled_passes(deployment: Deployment) -> Deployment:
     """The same, the modules that passes run compiled by PyTorch."""
-    engines = [
-        replace(engine, module=cast(nn.Module, torch.compile(engine.module, dynamic=False)))
-        if engine.when == "pass"
-        else engine
-        for engine in deployment.engines
-    ]
+    engines = list(deployment.engines)
+    for index, engine in enumerate(engines):
+        if engine.when == "pass":
+            engines[index] = replace(engine, module=cast(nn.Module, torch.compile(engine.module, dynamic=False)))
     return replace(deployment, engines=engines)
 
 

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from dataset import load
 from muon import BatchedMuon
 from teacher_forcing import Layout, predict, predict_first
-from videossm.models.videossm import transformer
 from videossm.models.videossm.presets import SHAPES_SHIFT, shapes
 from videossm.models.videossm.text_encoder import TextEncoder
-from videossm.models.videossm.transformer import Transformer
+from videossm.models.videossm.transformer import SoftmaxAttention, Transformer
 
 SIGMA_FLOOR = 0.1  # of the weight 1 / sigma^2
 CONTEXT_NOISE = 0.15  # largest noise level on context chunks, against drift
@@ -47,9 +46,11 @@ class Generator(nn.Module):
             nn.init.zeros_(block.ffn.get_parameter("2.weight"))
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
-    """`transformer.attend` spelled out: the fused operator's backward pass takes half of an iteration on a CPU."""
-    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+def plain_attention(
+    attention: SoftmaxAttention, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None
+) -> Tensor:
+    """`SoftmaxAttention.forward` spelled out: the fused operator's backward pass takes half of an iteration on a CPU."""
+    query, key, value = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for x in (query, key, value))
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if visible is not None:
         scores = scores.masked_fill(~visible, -1e4)
@@ -152,7 +153,7 @@ def train(args: argparse.Namespace) -> None:
     clips = args.stage == "clips"
     layout = Layout(config.window, args.chunks)
     first_chunks, whole_clips = first_batches(data, layout, args.first_batch), clip_batches(data, layout, args.batch)
-    transformer.attend = plain_attention
+    SoftmaxAttention.forward = plain_attention  # type: ignore[method-assign]
     first, later = (torch.compile(loss, dynamic=False) for loss in (first_loss, clip_loss))
     start = saved_at = time.monotonic()
     losses, first_step = [], step
