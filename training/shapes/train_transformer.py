@@ -49,7 +49,7 @@ class Generator(nn.Module):
 def plain_attention(
     attention: SoftmaxAttention, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None
 ) -> Tensor:
-    """`SoftmaxAttention.forward` spelled out: the fused operator's backward pass takes half of an iteration on a CPU."""
+    """Spelled out: the backward pass of the fused operator takes half of an iteration on a CPU."""
     query, key, value = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for x in (query, key, value))
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if visible is not None:
@@ -153,7 +153,7 @@ def train(args: argparse.Namespace) -> None:
     clips = args.stage == "clips"
     layout = Layout(config.window, args.chunks)
     first_chunks, whole_clips = first_batches(data, layout, args.first_batch), clip_batches(data, layout, args.batch)
-    SoftmaxAttention.forward = plain_attention  # type: ignore[method-assign]
+    SoftmaxAttention.forward = plain_attention  # type: ignore[assignment, method-assign]
     first, later = (torch.compile(loss, dynamic=False) for loss in (first_loss, clip_loss))
     start = saved_at = time.monotonic()
     losses, first_step = [], step
