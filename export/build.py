@@ -70,7 +70,8 @@ def build_plan(
         on_engine(engine.name)
     identity = stream_identity(deployment, options.family, engines)
     try:
-        plan = write_manifest(folder, manifest_values(deployment, options.family, options.lowering, engines, identity))
+        lowering = options.lowering if scans else "standard"  # without scans there are standard operators alone
+        plan = write_manifest(folder, manifest_values(deployment, options.family, lowering, engines, identity))
     except ManifestError as error:
         raise in_deployment(error, engines, deployment) from error
     return Built(plan, scans)

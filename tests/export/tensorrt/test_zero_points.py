@@ -56,9 +56,9 @@ def quantized() -> Callable[..., ModelProto]:
         arrays = {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
         model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in arrays.items())
         linears = [
-            Linear("linear.0", "step", "node_first", "x", "w_0", WIDTHS[:2], "node_wide", "bias_0"),
-            Linear("linear.1", "step", "node_second", "hidden", "w_1", WIDTHS[1:], "node_y", "bias_1"),
-            Linear("linear.2", "step", "node_third", "hidden", "w_2", WIDTHS[1:], "node_other", "bias_1"),
+            Linear("linear.0", "step", "node_first", "MatMul", "x", 2, "w_0", WIDTHS[:2], "node_wide", "bias_0"),
+            Linear("linear.1", "step", "node_second", "MatMul", "hidden", 2, "w_1", WIDTHS[1:], "node_y", "bias_1"),
+            Linear("linear.2", "step", "node_third", "MatMul", "hidden", 2, "w_2", WIDTHS[1:], "node_other", "bias_1"),
         ]
         return quantize(model, linears, codes, precision, lambda weight: weight_scales(weight, precision, "max"))
 
