@@ -109,7 +109,7 @@ def test_the_wheel_declares_its_commands_and_extras(wheel: Path, metadata: Messa
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         lines = archive.read(name).decode().splitlines()
     assert {line.split(" = ")[0] for line in lines if " = " in line} == COMMANDS
-    extras = {"export", "tokenizers", "mamba", "wan", "rtx", "trt", "gpu", "dev"}
+    extras = {"export", "tokenizers", "mamba", "rtx", "trt", "gpu", "dev"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert metadata["License-File"] == "LICENSE"
 

@@ -51,7 +51,7 @@ MODULE = ("trt", "_trt")
 PYTHON = ("__class__", "__init__", "__members__", "__version__")
 
 DOCUMENTED = {
-    "Builder": {"build_serialized_network", "create_builder_config", "create_network", "get_plugin_registry"},
+    "Builder": {"build_serialized_network", "create_builder_config", "create_network"},
     "BuilderFlag": {"REFIT", "REFIT_IDENTICAL", "STRIP_PLAN", "TF32", "VERSION_COMPATIBLE", "WEIGHT_STREAMING"},
     "DataType": {"BF16", "FLOAT", "HALF", "INT32", "INT64", "UINT8"},
     "EngineStat": {"TOTAL_WEIGHTS_SIZE"},
@@ -101,6 +101,7 @@ DOCUMENTED = {
     "Runtime": {"deserialize_cuda_engine", "engine_host_code_allowed"},
     "TensorIOMode": {"INPUT", "OUTPUT"},
     "TensorLocation": {"DEVICE"},
+    "get_plugin_registry": set[str](),  # a function of the module
 }
 # What is asked of TensorRT-RTX alone: only it has them, but for create_runtime_config and the strategy of a config.
 RTX_ONLY = {

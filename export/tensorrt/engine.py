@@ -108,7 +108,8 @@ class EngineBuilder:
 def _load_plugins(trt: Any, library: Path) -> None:
     """Once in a process, for all its builders: the one that checks the graphs beforehand finds the plugins, too."""
     log = Log(trt)
-    if trt.get_plugin_registry().load_library(str(library)) is None:
+    registry = trt.get_plugin_registry()
+    if registry.load_library(str(library)) is None:
         raise log.fail(f"--plugins: {library} cannot be loaded", "build it with `make plugins`")
 
 

@@ -47,7 +47,7 @@ def test_24_chunks_within_tolerance(shapes_plan: Plan, deployment: Deployment) -
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_video_shows_what_was_asked(shapes_plan: Plan, prompt: str) -> None:
     """Colour and background of a few prompts; how often everything is right, docs/evaluation.md says."""
-    frames = np.concatenate([chunk.frames for chunk in islice(Rollout(shapes_plan, prompt, seed=1), 8)])
+    frames = np.concatenate([chunk.frames[0] for chunk in islice(Rollout(shapes_plan, prompt, seed=1), 8)])
     seen = observe(frames)
     words = prompt.split()
     assert (seen.colour, seen.background) == (words[1], words[-1])

@@ -67,7 +67,7 @@ class Pixels(nn.Module):
     def forward(self, sample: Tensor) -> Tensor:
         """sample [B, F, C, h, w], whose first channels are colours, to uint8 [B, F, H, W, 3]."""
         colours = sample[:, :, :3].flatten(0, 1).repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
-        return ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)[None]
+        return ((colours.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1)[None].to(torch.uint8)
 
 
 def load(source: str, options: Mapping[str, Any], random_weights: bool) -> Deployment:

@@ -37,7 +37,7 @@ def refused(small_plan_in: Callable[[str], Plan], tmp_path: Path, monkeypatch: p
         module = ModuleType("bad_family")
         module.load = load  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "bad_family", module)
-        words = ["7", "--family", "bad_family:load", "-o", str(out), "--force", *map(str, options)]
+        words = ["7", "--family", "bad_family:load", "--force", "-o", str(out), *map(str, options)]
         result = CliRunner().invoke(export, words)
         assert (result.exit_code, result.stdout) == (2, ""), result.output
         assert result.stderr.count("\n") == 1, f"one line, not {result.stderr!r}"
@@ -261,14 +261,15 @@ def raising(error: Exception) -> Callable[..., Deployment]:
         ),
         (raising(ModelError("depth: got 3, expected 2; change it")), "depth: got 3, expected 2; change it"),
         (lambda *given: None, "--family: got a NoneType from bad_family:load, expected a Deployment; return one"),
-        (lambda source: None, "--family: bad_family:load failed (TypeError: "),
+        (lambda: None, "--family: got a NoneType from bad_family:load, expected a Deployment; return one"),
+        (lambda one, two: None, "--family: bad_family:load failed (TypeError: "),
         (7, "--family: got bad_family:load, a int, expected a Family, a Deployment or a function; name one"),
         (
             Family("bad", (), lambda source: True, raising(OSError("no file"))),
             "--family: bad_family:load failed (OSErr",
         ),
     ],
-    ids=["an error", "its own words", "nothing", "another function", "a number", "a Family"],
+    ids=["an error", "its own words", "nothing", "nothing from nothing", "another function", "a number", "a Family"],
 )
 def test_a_family_that_gives_no_deployment(load: object, message: str, refused: Refused) -> None:
     assert refused(load).startswith(message)

@@ -59,7 +59,7 @@ def test_wrong_values_name_the_field(change: dict, message: str) -> None:
         ("transformer.patch", 2, "config.transformer.patch: got 2, expected a list"),
         ("transformer.freq_dim", 255, "freq_dim: got 255, expected an even number"),
         ("transformer.rope_theta", float("inf"), "rope_theta: got inf"),
-        ("transformer.gates", "channel", "gates: got channel, expected head"),
+        ("transformer.prediction", "noise", "prediction: got noise, expected flow or x0"),
         ("text_encoder.layers", -1, "layers: got -1, expected at least 0"),
         ("sampler.sigmas", ["high"], "config.sampler.sigmas: got 'high', expected float"),
     ],

@@ -15,7 +15,7 @@ from videossm.models.videossm.memory import RHO_MIN
 from videossm.models.videossm.model import random_model
 from videossm.models.videossm.presets import test as small_preset
 from videossm.models.videossm.rollout import ReferenceChunk, ReferenceRollout
-from videossm.models.videossm.step import Decode, MemoryUpdate, Step
+from videossm.models.videossm.step import Decode, MemoryUpdate, Step, TurnKeys
 
 CONFIG = small_preset().replace(batch=2)
 CHUNKS = 6
@@ -77,13 +77,17 @@ def seen_past(call: dict[str, Any]) -> list[Tensor]:
 
 
 def assert_past(call: dict[str, Any], presents: list[list[Tensor]], stride: int = 4) -> None:
-    """The call saw the keys and values of `presents`, in that order, and nothing else."""
+    """The call saw the keys, turned, and values of `presents`, in that order, and nothing else."""
     past = seen_past(call)
     assert len(past) == 2 * CONFIG.transformer.layers, f"past: got {len(past)} tensors"
+    positions = call["slot_position"][call["slot_position"] >= 0].sort().values
+    turn_keys = TurnKeys(random_model(CONFIG).transformer)
     for i, tensor in enumerate(past):
         layer, kind = divmod(i, 2)
         parts = [present[stride * layer + kind] for present in presents]
         expected = torch.cat(parts, 1) if parts else tensor[:, :0]
+        if kind == 0:
+            (expected,) = turn_keys(positions, [expected])
         torch.testing.assert_close(tensor, expected, atol=0, rtol=0)
 
 

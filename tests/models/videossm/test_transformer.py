@@ -14,7 +14,7 @@ from videossm.models.videossm.config import ModelConfig
 from videossm.models.videossm.model import VideoModel, random_model
 from videossm.models.videossm.presets import test as small_preset
 from videossm.models.videossm.presets import videossm_1_3b
-from videossm.models.videossm.step import PromptEncoder, Step
+from videossm.models.videossm.step import PromptEncoder, Step, TurnKeys
 from videossm.models.videossm.transformer import Transformer
 
 TOLERANCE = 1e-5
@@ -122,7 +122,7 @@ def test_window_equals_the_wan_transformer_of_diffusers() -> None:
     config = small_preset().replace(batch=2, transformer={"memory": False, "dim": 96, "heads": 3, "layers": 1})
     c, frames, sigma = config.transformer, config.window.chunk_frames, 0.7
     ours = random_model(config, seed=1).transformer
-    wan, step = wan_twin(config, ours), Step(ours, config)
+    wan, step, turn_keys = wan_twin(config, ours), Step(ours, config), TurnKeys(ours)
     noise = torch.Generator().manual_seed(9)
     batch, _, *shape = config.latent_shape
     latents = torch.randn(batch, 2 * frames, *shape, generator=noise)
@@ -136,7 +136,9 @@ def test_window_equals_the_wan_transformer_of_diffusers() -> None:
     def flow(chunk: int) -> tuple[Tensor, list[Tensor]]:
         latent, level = latents[:, chunk * frames :][:, :frames], torch.tensor([sigma])
         position = torch.arange(frames) + chunk * frames
-        moved, present = step(latent, level, level - 1, slots, position, prompt, past, [])
+        seen = list(past)
+        seen[::2] = turn_keys(slots, past[::2])
+        moved, present = step(latent, level, level - 1, slots, position, prompt, seen, [])
         return latent - moved, present
 
     _, present = flow(0)
@@ -227,6 +229,9 @@ class TestStep:
         expected, _ = self.step()(**inputs)
         value = inputs[name]
         other = [x.roll(1, -1) for x in value] if isinstance(value, list) else 2 * value
+        if name == "slot_position":  # of the slots it says which are empty; their keys are turned beforehand
+            other = value.clone()
+            other[-1] = -1
         got, _ = self.step()(**{**inputs, name: other})
         assert (got - expected).abs().max() > 1e-4
 

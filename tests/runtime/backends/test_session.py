@@ -18,6 +18,7 @@ from videossm.runtime.backends.session import EXACT_INT8, INT8_PRODUCT, NO_INT8_
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("benchmarks", "calib", "examples", "export", "models", "plugins_trt", "runtime", "tests", "training")
 PLACE = "runtime/backends/session.py"
+ORACLE = "tests/builders/oracle.py"  # which stands on the plan format alone
 SCRIPT = Path(__file__).with_name("int8_products.py")
 EXACT = 1e-6  # relative error in the Frobenius norm; the sums are exact, their scaling to fp32 is not
 WRONG = 0.1
@@ -72,7 +73,7 @@ def test_every_session_is_configured_in_one_place():
     """Options are made there alone, and no session goes without."""
     files = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
     calls = {(str(file.relative_to(ROOT)), *call) for file in files for call in session_calls(file.read_text("utf-8"))}
-    assert {file for file, name, *_ in calls if name == "SessionOptions"} == {PLACE}
+    assert {file for file, name, *_ in calls if name == "SessionOptions"} == {PLACE, ORACLE}
     sessions = [call for call in calls if call[1] == "InferenceSession"]
     assert sessions and not [call for call in sessions if not call[-1]]
 
