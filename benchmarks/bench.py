@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from videossm.export.torch_backend import TorchBackend
-from videossm.export.verify import verification_prompts
+from videossm.export.verify import reference_chunks, verification_prompts
 from videossm.models.family import Deployment, find_family
 from videossm.runtime import Plan, Rollout
 from videossm.runtime.cli.measure import resident_bytes
@@ -72,11 +73,12 @@ def main() -> None:
 
 def side_by_side(plan: Plan, deployment: Deployment, chunks: int, compiled: bool) -> dict[str, Any]:
     """Milliseconds a chunk of each rollout in its steady state, and their ratios, taken chunk by chunk."""
-    prompts, seeds = verification_prompts(plan) or None, list(range(plan.manifest.stream.batch))
-    rollouts = {"eager": Rollout(plan, prompts, seeds, backend=TorchBackend(deployment))}
+    prompts, seeds = verification_prompts(plan), list(range(plan.manifest.stream.batch))
+    rollouts: dict[str, Iterator[Any]] = {"eager": reference_chunks(plan, deployment, prompts, seeds)}
     if compiled:
-        rollouts["compile"] = Rollout(plan, prompts, seeds, backend=TorchBackend(with_compiled_passes(deployment)))
-    rollout = rollouts["plan"] = Rollout(plan, prompts, seeds)
+        backend = TorchBackend(with_compiled_passes(deployment))
+        rollouts["compile"] = Rollout(plan, prompts or None, seeds, backend=backend)
+    rollout = rollouts["plan"] = Rollout(plan, prompts or None, seeds)
     window = plan.manifest.window
     for each in rollouts.values():  # fills the window, compiles what is to be compiled
         for _ in range(WARM_CHUNKS + (window.chunks if window else 0)):
