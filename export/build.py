@@ -13,6 +13,7 @@ from onnx import ModelProto
 from videossm.calib.plans import share
 from videossm.export.check import check_deployment
 from videossm.export.lowering import LoweringError, has_scans, lower
+from videossm.export.lowering.graph import ONNX_DOMAINS
 from videossm.export.manifest import in_deployment, manifest_values, stream_identity
 from videossm.export.trace import described, trace
 from videossm.models.family import Deployment, Engine, ModelError
@@ -45,8 +46,9 @@ def build_plan(
     canonical: Path,
     on_engine: Callable[[str], None] = lambda name: None,
 ) -> Built:
-    """Fills the empty `folder` with the plan of `deployment`, and the empty `canonical` with its graphs with scans.
+    """Fills the empty `folder` with the plan of `deployment`, and the empty `canonical` with its graphs not lowered.
 
+    The plan's lowering is `standard` where that is what its graphs have, as without scans.
     `on_engine` is called with the name of each engine made. Raises ModelError for a deployment that does not fit
     together, or whose modules cannot be exported.
     """
@@ -55,6 +57,7 @@ def build_plan(
         (folder / TOKENIZER_FILE).write_text(deployment.text.tokenizer, encoding="utf-8")
     engines: dict[str, Any] = {}
     scans: dict[str, Path] = {}
+    lowering = "standard"
     for engine in deployment.engines:
         model, path = trace(engine, _levels(deployment, engine), options.opset, canonical, deployment.precision)
         engines[engine.name] = _engine_entry(engine, model)
@@ -66,11 +69,12 @@ def build_plan(
             lower(model, options.lowering)
         except LoweringError as error:
             raise ModelError(f"engine {engine.name}: {error}") from error
+        if any(entry.domain not in ONNX_DOMAINS for entry in model.opset_import):
+            lowering = options.lowering
         onnx.save(model, str(folder / path.name))
         on_engine(engine.name)
     identity = stream_identity(deployment, options.family, engines)
     try:
-        lowering = options.lowering if scans else "standard"  # without scans there are standard operators alone
         plan = write_manifest(folder, manifest_values(deployment, options.family, lowering, engines, identity))
     except ManifestError as error:
         raise in_deployment(error, engines, deployment) from error

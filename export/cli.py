@@ -156,6 +156,8 @@ def export(
                 place.mkdir(exist_ok=True)
             with done.stage("export"), _input_errors():
                 plan, scans = trace_graphs(deployment, known.name, target, fp32, canonical)
+            if not target.builds:
+                done.lowering = plan.manifest.lowering
             if verify:
                 with done.stage("verify"):
                     verify_graphs(done, plan, deployment, verify_chunks, quiet=as_json)

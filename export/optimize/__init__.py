@@ -14,6 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from videossm.calib.half import in_fp32
 from videossm.calib.linears import reasons_to_keep
 from videossm.export.optimize.batched import batch_outputs
+from videossm.export.optimize.late_pixels import cast_pixels_last
 from videossm.export.optimize.merged_linears import merge_linears
 from videossm.export.optimize.modulated_norm import modulate_in_norm
 from videossm.export.optimize.row_bias import make_biases_rows
@@ -36,6 +37,7 @@ def optimize(model: ir.Model, levels: Mapping[str, Sequence[float]], precision: 
     make_biases_rows(model.graph)
     stack_constants(model.graph)
     modulate_in_norm(model.graph)
+    cast_pixels_last(model.graph)
     for name, known in levels.items():
         tabulate(model.graph, name, known)
     RemoveUnusedNodesPass()(model)

@@ -44,7 +44,7 @@ def build_engines(
     machine = probe_machine([backend], BUILDING_GPUS)
     check_source(plan)
     options.check(backend, machine)
-    lowering = "plugin" if options.plugins else plan.manifest.lowering
+    lowering = "plugin" if scans and options.plugins else plan.manifest.lowering
     require_none(check_build(backend, plan.manifest.precision, options.gpu_arch, lowering, machine))
     trt = load_tensorrt(backend)
     with TemporaryDirectory(prefix=".graphs-", dir=folder.parent) as temporary:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from videossm.export.optimize.batched import batch_outputs
+from videossm.export.optimize.late_pixels import cast_pixels_last
 from videossm.export.optimize.merged_linears import merge_linears
 from videossm.export.optimize.modulated_norm import modulate_in_norm
 from videossm.export.optimize.row_bias import make_biases_rows
@@ -214,6 +215,26 @@ def test_the_same_operation_twice_is_no_stack(run):
     assert [node.op_type for node in model.graph] == ["Sigmoid", "Sigmoid", "Tanh", "Tanh"]
     for got, expected in zip(run(model, feeds), before, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+class Pixels(nn.Module):
+    """To uint8, and then to another order and shape; another output is read in two places."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        pixels, other = (x * 100).round().to(torch.uint8), (x * 50).to(torch.uint8)
+        return [pixels.transpose(1, 2).unflatten(1, (2, -1))[None], other.transpose(1, 2), other]
+
+
+def test_pixels_become_uint8_at_the_end(traced, run):
+    model = traced(Pixels(), (torch.rand(BATCH, TOKENS, DIM),), ["x"], ["video", "turned", "other"])
+    feeds = {"x": np.random.default_rng(4).random((BATCH, TOKENS, DIM), np.float32)}
+    before = run(model, feeds)
+    cast_pixels_last(model.graph)
+    for got, expected in zip(run(model, feeds), before, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    video, turned, _ = model.graph.outputs
+    assert (video.name, video.producer().op_type, video.dtype) == ("video", "Cast", ir.DataType.UINT8)
+    assert turned.producer().op_type == "Transpose", "the cast is an output itself"
 
 
 class Apart(nn.Module):

@@ -56,9 +56,9 @@ def quantized() -> Callable[..., ModelProto]:
         arrays = {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
         model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in arrays.items())
         linears = [
-            Linear("linear.0", "step", "node_first", "MatMul", "x", 2, "w_0", WIDTHS[:2], "node_wide", "bias_0"),
-            Linear("linear.1", "step", "node_second", "MatMul", "hidden", 2, "w_1", WIDTHS[1:], "node_y", "bias_1"),
-            Linear("linear.2", "step", "node_third", "MatMul", "hidden", 2, "w_2", WIDTHS[1:], "node_other", "bias_1"),
+            Linear("linear.0", "own", "node_first", "MatMul", "x", 3, "w_0", WIDTHS[:2], "node_wide", "bias_0"),
+            Linear("linear.1", "own", "node_second", "MatMul", "hidden", 3, "w_1", WIDTHS[1:], "node_y", "bias_1"),
+            Linear("linear.2", "own", "node_third", "MatMul", "hidden", 3, "w_2", WIDTHS[1:], "node_other", "bias_1"),
         ]
         return quantize(model, linears, codes, precision, lambda weight: weight_scales(weight, precision, "max"))
 
@@ -164,3 +164,18 @@ def test_a_graph_without_zero_points_is_returned_as_it_is(
     before = model.SerializeToString(deterministic=True)
     remove_zero_points(model)
     assert model.SerializeToString(deterministic=True) == before
+
+
+def test_a_product_without_a_bias_gets_one(quantized: Callable[..., ModelProto]) -> None:
+    """Also where two things read it."""
+    model = quantized({"x": SYMMETRIC, "hidden": ONE_SIDED})
+    (add,) = (node for node in model.graph.node if node.output[0] == "y")
+    add.op_type, add.input[1] = "Mul", add.input[0]  # the square
+    without = ModelProto()
+    without.CopyFrom(model)
+    remove_zero_points(without)
+    before, after = run(model), run(without)
+    for name in ("y", "other"):
+        assert np.linalg.norm(after[name] - before[name]) <= TOLERANCE * np.linalg.norm(before[name])
+    zeros = [t for t in without.graph.initializer if t.data_type == onnx.TensorProto.INT8 and not t.dims]
+    assert not any(numpy_helper.to_array(zero).any() for zero in zeros)
