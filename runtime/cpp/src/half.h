@@ -46,7 +46,7 @@ inline uint16_t to_float16(float value) {
     }
     int exponent = 0;
     std::frexp(size, &exponent);
-    const int step = exponent - 11 < -24 ? -24 : exponent - 11;  // of the last bit
+    const int step = size < 0x1p-14f ? -24 : exponent - 11;  // of the last bit; zero has no exponent
     const auto steps = static_cast<uint32_t>(std::nearbyint(std::ldexp(size, -step)));
     // With a full fraction of 11 bits the exponent's field counts from 0 at 2^-24 steps; a carry moves into it.
     const uint32_t field = step == -24 && steps < 0x400 ? steps : (static_cast<uint32_t>(step + 24) << 10) + steps;

@@ -58,6 +58,7 @@ class ChunkView(ctypes.Structure):
 
 
 class Target(ctypes.Structure):
+    pixels_type = POINTER(c_uint8)
     _fields_ = [
         ("pixels", POINTER(c_uint8)),
         *((name, c_size_t) for name in ("size_bytes", "stream_stride", "frame_stride", "row_stride")),
