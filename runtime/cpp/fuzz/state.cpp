@@ -46,7 +46,7 @@ Manifest small_manifest() {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     static const Manifest manifest = small_manifest();
     try {
-        const StateFile state = parse_state("state: x", {reinterpret_cast<const char*>(data), size}, manifest);
+        const StateFile state = parse_state("x", {reinterpret_cast<const char*>(data), size}, manifest);
         if (state.tensors.size() != manifest.kept().size()) {
             __builtin_trap();
         }

@@ -1,4 +1,8 @@
 // ONNX Runtime on a CPU: one session an engine, every tensor bound once to memory of ours.
+//
+// Its library is loaded when the first plan is opened, and not linked: what is linked is bound to the one version that
+// the symbols name, while its interface is kept from version to version.
+#define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
@@ -9,9 +13,34 @@
 #include "files.h"
 #include "host_memory.h"
 #include "placement.h"
+#include "shared_library.h"
+
+#if defined(_WIN32)
+#define VIDEOSSM_ONNXRUNTIME_FILE "onnxruntime.dll"
+#elif defined(__APPLE__)
+#define VIDEOSSM_ONNXRUNTIME_FILE "libonnxruntime.dylib"
+#else
+#define VIDEOSSM_ONNXRUNTIME_FILE "libonnxruntime.so.1"
+#endif
 
 namespace videossm::internal {
 namespace {
+
+// Throws Error. It is loaded once, whoever comes first, and stays, as its threads may outlive the last plan.
+const OrtApiBase& library() {
+    static const OrtApiBase& base = *[] {
+        const char* const file = VIDEOSSM_ONNXRUNTIME_FILE;
+        const auto get = reinterpret_cast<const OrtApiBase*(ORT_API_CALL*)()>(symbol_of(file, "OrtGetApiBase"));
+        const OrtApi* api = get()->GetApi(ORT_API_VERSION);
+        if (!api) {
+            throw backend_error(std::string("backend: got ") + file + " " + get()->GetVersionString() + ", expected 1." +
+                                std::to_string(ORT_API_VERSION) + " or later; install a later one");
+        }
+        Ort::InitApi(api);
+        return get();
+    }();
+    return base;
+}
 
 constexpr std::pair<DType, ONNXTensorElementDataType> kTypes[] = {
     {DType::float32, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT},   {DType::float16, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16},
@@ -180,7 +209,7 @@ public:
     std::unique_ptr<Engine> load(const EngineSpec& spec, const std::string& file) override {
         const auto path = path_of(file);
         const std::string name = text_of(path.filename());
-        for (const auto& tensors : {described_types(spec.inputs), described_types(spec.outputs)}) {
+        for (const auto& tensors : {dtypes_of(spec.inputs), dtypes_of(spec.outputs)}) {
             if (std::count(tensors.begin(), tensors.end(), DType::bfloat16) != 0) {
                 throw backend_error(
                     "device: got cpu for a plan in bf16, expected a GPU, as ONNX Runtime has no such kernels on a CPU; "
@@ -202,7 +231,7 @@ public:
             check_tensors(name + ": outputs", spec.outputs, outputs);
             return engine;
         } catch (const Ort::Exception& error) {
-            throw backend_error(name + ": ONNX Runtime " + Ort::GetVersionString() + " cannot load it (" +
+            throw backend_error(name + ": ONNX Runtime " + library().GetVersionString() + " cannot load it (" +
                                 shown(error.what()) + "); export the plan again");
         }
     }
@@ -217,7 +246,7 @@ public:
 
 private:
     template <typename Tensor>
-    static std::vector<DType> described_types(const std::vector<Tensor>& tensors) {
+    static std::vector<DType> dtypes_of(const std::vector<Tensor>& tensors) {
         std::vector<DType> types;
         for (const Tensor& tensor : tensors) {
             types.push_back(tensor.dtype);
@@ -236,6 +265,7 @@ private:
 }  // namespace
 
 std::unique_ptr<Backend> open_onnxruntime(const Manifest& manifest, int threads) {
+    library();
     try {
         return std::make_unique<OrtBackend>(manifest, threads);
     } catch (const Ort::Exception& error) {

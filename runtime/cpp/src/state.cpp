@@ -4,6 +4,7 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <set>
 #include <stdexcept>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -135,14 +136,14 @@ StateHeader read_rollout(const std::string& where, const std::string& text) {
     return header;
 }
 
-StateHeader read_header(const std::string& where, const Manifest& manifest,
+StateHeader read_header(const std::string& path, const std::string& where, const Manifest& manifest,
                         const std::map<std::string, std::string>& metadata) {
     const auto said = [&](const char* key) {
         const auto found = metadata.find(key);
         return found == metadata.end() ? std::string() : found->second;
     };
     if (said("format") != kFormat) {
-        throw state_error(where + ": got a safetensors file of something else, expected a saved state; choose another");
+        throw state_error("state: got " + shown(path) + ", a safetensors file of something else, expected a saved state; choose another");
     }
     if (said("format_version") != kFormatVersion) {
         throw state_error(where + ": format_version: got " + shown(said("format_version")) + ", expected " +
@@ -276,7 +277,6 @@ void save_state(const std::string& path, const Manifest& manifest, const StateFi
 
 StateFile load_state(const std::string& path, const Manifest& manifest) {
     const fs::path file = path_of(path);
-    const std::string where = "state: " + shown(path);
     std::error_code none;
     if (!fs::is_regular_file(file, none)) {
         throw state_error("state: got " + shown(path) + ", which is no file, expected a saved state; check the path");
@@ -295,27 +295,31 @@ StateFile load_state(const std::string& path, const Manifest& manifest) {
     } catch (const std::runtime_error& error) {
         throw state_error("state: got " + shown(path) + " truncated or damaged (" + shown(error.what()) + ")" + kAgain);
     }
-    return parse_state(where, content, manifest);
+    return parse_state(path, content, manifest);
 }
 
-StateFile parse_state(const std::string& where, std::string_view content, const Manifest& manifest) {
+StateFile parse_state(const std::string& path, std::string_view content, const Manifest& manifest) {
+    const std::string where = "state: " + shown(path);
     Safetensors file;
     try {
         file = parse_safetensors(content);
     } catch (const SafetensorsError& error) {
-        throw state_error(where + ": got it truncated or damaged (" + shown(error.what) + ")" + kAgain);
+        throw state_error("state: got " + shown(path) + " truncated or damaged (" + shown(error.what) + ")" + kAgain);
     }
     StateFile state;
-    state.header = read_header(where, manifest, file.metadata);
+    state.header = read_header(path, where, manifest, file.metadata);
     const std::map<std::string, TensorSpec> kept = manifest.kept();
+    std::set<std::string_view> names;
     for (const auto& [name, spec] : kept) {
-        if (file.tensors.count(name) == 0) {
-            fail(where + ": tensor " + name, "none", "one");
-        }
+        names.insert(name);
     }
     for (const auto& [name, tensor] : file.tensors) {
-        if (kept.count(name) == 0) {
-            fail(where + ": tensor " + shown(name), "one", "none");
+        names.insert(name);
+    }
+    for (const std::string_view each : names) {
+        const std::string name(each);
+        if (kept.count(name) != file.tensors.count(name)) {
+            fail(where + ": tensor " + shown(name), kept.count(name) ? "none" : "one", kept.count(name) ? "one" : "none");
         }
     }
     for (const auto& [name, spec] : kept) {

@@ -31,8 +31,8 @@ void save_state(const std::string& path, const Manifest& manifest, const StateFi
 // says what differs, also for values that are not finite.
 StateFile load_state(const std::string& path, const Manifest& manifest);
 
-// The same of the content of a file; `where` begins its errors.
-StateFile parse_state(const std::string& where, std::string_view content, const Manifest& manifest);
+// The same of the content of the file `path`.
+StateFile parse_state(const std::string& path, std::string_view content, const Manifest& manifest);
 
 // Throws Error unless prompts and seeds are as many as the batch has streams, and the clip goes that far.
 void check_header(const std::string& where, const StateHeader& header, const Manifest& manifest);

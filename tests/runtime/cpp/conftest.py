@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from running import run
 from videossm_c import Library
 
 from videossm.runtime import Plan
@@ -23,17 +23,6 @@ ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "runtime" / "cpp"
 BUILDS = ROOT / "build" / "tests" / "cpp"
 Shared = Callable[[str, Callable[[Path], object]], Path]
-
-
-def run(*command: object, stdin: str | None = None, **environment: str) -> str:
-    """What it prints; fails the test with that, where it fails."""
-    words = [str(word) for word in command]
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=False, input=stdin, env={**os.environ, **environment}
-    )
-    if done.returncode:
-        pytest.fail(f"{command[0]}: got exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done.stdout
 
 
 @contextlib.contextmanager

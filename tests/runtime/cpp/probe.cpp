@@ -4,7 +4,8 @@
 // probe noise SEED CHUNK DRAW COUNT    SHA-256 of the numbers
 // probe tokens FILE    for each line of the standard input: the ids of tokenizer.json FILE, or none
 // probe halves    SHA-256 of all floats of two bytes as fp32 and back, and of fp32 numbers as floats of two bytes
-// probe allocations PLAN CHUNKS [PROMPT PROMPT]    for each chunk, how often memory was taken outside of the engines
+// probe allocations PLAN CHUNKS [PROMPT PROMPT]    how often memory was taken to open it, then in each chunk outside of
+//     the engines
 // probe resident PLAN CHUNKS [PROMPT]    KiB of resident memory after each hundred chunks
 #include <cinttypes>
 #include <cstdio>
@@ -92,6 +93,8 @@ std::unique_ptr<Rollout> rollout_of(const std::shared_ptr<const Plan>& plan, con
 }
 
 void count_allocations(const char* path, int chunks, const char* first, const char* second) {
+    taken = 0;
+    counting = true;
     auto plan = std::make_shared<Plan>();
     plan->files = open_plan_files(path);
     plan->tokenizer = first ? WordLevel::read(read_whole(plan->files.folder / kTokenizerFile)) : nullptr;
@@ -101,6 +104,8 @@ void count_allocations(const char* path, int chunks, const char* first, const ch
             plan->backend->load(spec, text_of(plan->files.folder / path_of(spec.file))));
     }
     const auto rollout = rollout_of(plan, first);
+    counting = false;
+    std::printf("%" PRId64 "\n", taken);
     for (int i = 0; i < chunks; ++i) {
         if (i == chunks / 2 && second) {
             rollout->set_prompts(*prompts_of(*plan, second));

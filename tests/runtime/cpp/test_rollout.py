@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from running import run
 from videossm_c import (
     ARGUMENT,
     BACKEND,
@@ -39,10 +39,6 @@ def prompts(plan: Plan, text: str) -> list[str]:
     if plan.manifest.family != "tests":
         text = text.replace("moves", "bounces").replace(" left", "").replace(" right", "")
     return [text] * plan.manifest.stream.batch
-
-
-def run(*command: object) -> None:
-    subprocess.run([str(word) for word in command], check=True)
 
 
 def c_plan(library: Library, plan: Plan, threads: int = 1) -> CPlan:

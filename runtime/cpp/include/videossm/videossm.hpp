@@ -15,7 +15,7 @@
                    }
                    std::printf("%d frames from %.2f s\n", int(chunk->frames), chunk->start_s);
                    if (i == 1) {
-                       rollout.set_prompt("a blue square slides on black");
+                       rollout.set_prompt("a blue square moves left on black");
                    }
                }
                rollout.save("stream.state");
