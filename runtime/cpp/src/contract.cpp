@@ -1,106 +1,17 @@
 // Do the parts of a manifest fit together? The checks, their order and the fields that they name are those of
-// runtime/contract.py.
+// runtime/contract.py. Here is what concerns the program as a whole; contract_engines.cpp has single engines.
 #include <algorithm>
 #include <map>
 #include <set>
 
-#include "error.h"
-#include "manifest.h"
+#include "contract.h"
 
 namespace videossm::internal {
 namespace {
 
-using Words = std::set<std::string, std::less<>>;
+using namespace contract;
 
 constexpr uint64_t kMostStateBytes = uint64_t{1} << 40;
-constexpr size_t kShown = 12;
-const char* const kSources =
-    "sample, noise, clean, pass.<scalar>, state.<name>, evicted.<name>, window.slot_position, window.frame_position, "
-    "window.rho, text.ids, text.mask";
-const char* const kTargets = "sample, state.<name>, frames";
-
-// What an engine may read beside states and scalars, and the kinds of states that it may read and write, by when it
-// runs.
-struct Moment {
-    const char* name;
-    Words readable, read_kinds, written_kinds;
-};
-
-const std::vector<Moment>& moments() {
-    static const std::vector<Moment> all = {
-        {"pass", {"sample", "noise", "window.slot_position", "window.frame_position", "window.rho"},
-         {"prompt", "chunk", "ring", "carry"}, {"ring", "carry"}},
-        {"prompt", {"text.ids", "text.mask"}, {"prompt"}, {"prompt"}},
-        {"before", {"window.slot_position", "window.frame_position", "window.rho"},
-         {"prompt", "chunk", "ring", "carry"}, {"chunk"}},
-        {"evict", {}, {"prompt", "carry"}, {"carry"}},
-        {"after", {"clean"}, {"prompt", "carry"}, {"carry"}},
-    };
-    return all;
-}
-
-const Moment& moment_named(std::string_view name) {
-    return *std::find_if(moments().begin(), moments().end(), [&](const Moment& each) { return name == each.name; });
-}
-
-// One engine at one moment of the program. `where`: the field that says so. `pass`: null for a call.
-struct Run {
-    const Moment* moment;
-    std::string name;
-    const EngineSpec* engine;
-    std::string where;
-    const Pass* pass = nullptr;
-
-    bool is(std::string_view other) const { return other == moment->name; }
-};
-
-[[noreturn]] void fail(const std::string& field, const std::string& got, const std::string& expected) {
-    throw plan_error(std::string(kManifestFile) + ": " + field + ": got " + shown(got) + ", expected " + expected +
-                     "; export the plan again");
-}
-
-std::string text_of(const Shape& shape) {
-    std::string text = "[";
-    for (const int64_t side : shape) {
-        text += (text.size() > 1 ? ", " : "") + std::to_string(side);
-    }
-    return text + "]";
-}
-
-template <typename Range, typename Name>
-std::string listed(const Range& range, const Name& name) {
-    std::string text;
-    size_t count = 0;
-    for (const auto& each : range) {
-        if (count++ == kShown) {
-            return text + ", ..";
-        }
-        text += (text.empty() ? "" : ", ") + std::string(name(each));
-    }
-    return text.empty() ? "none" : text;
-}
-
-// `names` in their order: the first that is there more than once is named.
-void check_unique(const std::string& where, const std::vector<std::string_view>& names) {
-    std::map<std::string_view, int> counts;
-    for (const std::string_view name : names) {
-        ++counts[name];
-    }
-    for (const std::string_view name : names) {
-        if (counts[name] > 1) {
-            fail(where, std::string(name) + " " + std::to_string(counts[name]) + " times", "each once");
-        }
-    }
-}
-
-template <typename Range, typename Name>
-void check_unique(const std::string& where, const Range& range, const Name& name) {
-    std::vector<std::string_view> names;
-    for (const auto& each : range) {
-        names.push_back(name(each));
-    }
-    check_unique(where, names);
-}
 
 class Contract {
 public:
@@ -121,7 +32,7 @@ public:
         std::set<std::pair<std::string_view, std::string_view>> checked;
         for (const Run& run : runs_) {
             if (checked.insert({run.moment->name, run.name}).second) {  // passes of one engine may be thousands
-                check_run(run);
+                check_run(m_, run);
             }
             check_scalars(run);
         }
@@ -168,7 +79,11 @@ private:
     }
 
     void check_states() const {
-        check_unique("states", m_.states, [](const State& state) -> std::string_view { return state.name; });
+        std::vector<std::string_view> names;
+        for (const State& state : m_.states) {
+            names.push_back(state.name);
+        }
+        check_unique("states", names);
         uint64_t total = 0;
         for (size_t i = 0; i < m_.states.size(); ++i) {
             const State& state = m_.states[i];
@@ -206,12 +121,16 @@ private:
         for (const Call& call : m_.calls) {
             each_call.push_back(call.engine + " " + call.when);
         }
-        check_unique("calls", each_call, [](const std::string& name) -> std::string_view { return name; });
+        check_unique("calls", {each_call.begin(), each_call.end()});
         Words used;
         const auto add = [&](std::string_view moment, const std::string& name, std::string where, const Pass* pass) {
             const EngineSpec* engine = m_.engine(name);
             if (!engine) {
-                fail(where, name, "one of engines: " + listed(m_.engines, [](const auto& e) { return e.first; }));
+                std::vector<std::string> names;
+                for (const auto& [each, spec] : m_.engines) {
+                    names.push_back(each);
+                }
+                fail(where, name, "one of engines: " + listed(names));
             }
             used.insert(name);
             runs_.push_back({&moment_named(moment), name, engine, std::move(where), pass});
@@ -240,36 +159,6 @@ private:
         }
     }
 
-    void check_run(const Run& run) const {
-        const std::string where = "engines." + run.name;
-        if (run.is("prompt") && !m_.text) {
-            fail(run.where, run.name, "no call at a new prompt, as text is null");
-        }
-        if (run.is("evict") && !m_.window) {
-            fail(run.where, run.name, "no call at an eviction, as window is null");
-        }
-        const auto name = [](const TensorSpec& tensor) -> std::string_view { return tensor.name; };
-        check_unique(where + ".inputs", run.engine->inputs, name);
-        check_unique(where + ".outputs", run.engine->outputs, name);
-        check_unique(where + ".outputs", run.engine->outputs,
-                     [](const Output& tensor) -> std::string_view { return tensor.target; });
-        Words inputs;
-        for (const Input& tensor : run.engine->inputs) {
-            inputs.insert(tensor.name);
-        }
-        for (const Output& tensor : run.engine->outputs) {
-            if (inputs.count(tensor.name) != 0) {
-                fail(where + ".outputs", tensor.name + " among inputs and outputs", "names of one tensor each");
-            }
-        }
-        for (size_t i = 0; i < run.engine->inputs.size(); ++i) {
-            check_input(run, run.engine->inputs[i], where + ".inputs." + std::to_string(i));
-        }
-        for (size_t i = 0; i < run.engine->outputs.size(); ++i) {
-            check_output(run, run.engine->outputs[i], where + ".outputs." + std::to_string(i));
-        }
-    }
-
     static void check_scalars(const Run& run) {
         constexpr std::string_view kPrefix = "pass.";
         for (size_t i = 0; i < run.engine->inputs.size(); ++i) {
@@ -283,115 +172,6 @@ private:
                      "the scalar that engines." + run.name + ".inputs." + std::to_string(i) + " reads");
             }
         }
-    }
-
-    // The state that a source or target names; null where it names none.
-    const State* state_of(const std::string& source, const std::string& where) const {
-        const std::string_view name = state_read(source);
-        if (name.empty()) {
-            return nullptr;
-        }
-        if (const State* state = m_.state(name)) {
-            return state;
-        }
-        fail(where, source, "one of states: " + listed(m_.states, [](const State& s) { return s.name; }));
-    }
-
-    static void check_type(const std::string& where, const TensorSpec& tensor, DType dtype, const Shape& shape) {
-        if (tensor.dtype != dtype) {
-            fail(where + ".dtype", name_of(tensor.dtype), name_of(dtype));
-        }
-        if (tensor.shape != shape) {
-            fail(where + ".shape", text_of(tensor.shape), text_of(shape));
-        }
-    }
-
-    void check_input(const Run& run, const Input& tensor, const std::string& where) const {
-        const std::string& source = tensor.source;
-        const std::string field = where + ".source";
-        if (const State* state = state_of(source, field)) {
-            const bool evicted = source[0] == 'e';
-            if (evicted && (state->kind != "ring" || !run.is("evict"))) {
-                fail(field, source, "evicted.<ring> in a call at an eviction alone");
-            }
-            if (!evicted && run.moment->read_kinds.count(state->kind) == 0) {
-                fail(field, source, "no state of kind " + state->kind + " in an engine that runs " + run.where);
-            }
-            if (state->per_pass && !run.is("pass")) {
-                fail(field, source, "a state of each pass in passes alone");
-            }
-            check_type(where, tensor, state->dtype, evicted ? state->shape : m_.whole_shape(*state));
-            return;
-        }
-        if (source.compare(0, 5, "pass.") == 0 && is_name(std::string_view(source).substr(5))) {
-            if (!run.is("pass")) {
-                fail(field, source, "a scalar of a pass in passes alone");
-            }
-            check_type(where, tensor, DType::float32, {1});
-            return;
-        }
-        const bool known = std::any_of(moments().begin(), moments().end(),
-                                       [&](const Moment& moment) { return moment.readable.count(source) != 0; });
-        if (!known) {
-            fail(field, source, std::string("one of ") + kSources);
-        }
-        if (run.moment->readable.count(source) == 0) {
-            const std::string allowed = listed(run.moment->readable, [](const std::string& each) { return each; });
-            fail(field, source, "one that is there when " + run.where + " runs: " + allowed);
-        }
-        if (source == "sample" || source == "noise" || source == "clean") {
-            if (tensor.shape.empty() || tensor.shape[0] != m_.stream.batch) {
-                fail(where + ".shape", text_of(tensor.shape), "[batch = " + std::to_string(m_.stream.batch) + ", ..]");
-            }
-            check_type(where, tensor, DType::float32, sample_shape());
-        } else if (source.compare(0, 5, "text.") == 0) {
-            check_type(where, tensor, DType::int64, {m_.stream.batch, m_.text->length});
-        } else if (!m_.window) {
-            fail(field, source, "none of window, which is null");
-        } else if (source == "window.rho") {
-            check_type(where, tensor, DType::float32, {1});
-        } else {
-            const int64_t chunks = source == "window.slot_position" ? m_.window->chunks : 1;
-            check_type(where, tensor, DType::int64, {chunks * m_.window->chunk_frames});
-        }
-    }
-
-    void check_output(const Run& run, const Output& tensor, const std::string& where) const {
-        const std::string& target = tensor.target;
-        const std::string field = where + ".target";
-        if (target == "sample") {
-            if (!run.is("pass")) {
-                fail(field, target, "the sample as a target of passes alone");
-            }
-            check_type(where, tensor, DType::float32, sample_shape());
-        } else if (target == "frames") {
-            if (!run.is("after")) {
-                fail(field, target, "frames from a call after the passes alone");
-            }
-        } else {
-            const State* state = target.compare(0, 8, "evicted.") == 0 ? nullptr : state_of(target, field);
-            if (!state) {
-                fail(field, target, std::string("one of ") + kTargets);
-            }
-            if (run.moment->written_kinds.count(state->kind) == 0) {
-                fail(field, target, "no state of kind " + state->kind + " from an engine that " + run.where + " runs");
-            }
-            if (state->per_pass && !run.is("pass")) {
-                fail(field, target, "a state of each pass from passes alone");
-            }
-            check_type(where, tensor, state->dtype, state->shape);
-        }
-    }
-
-    const Shape& sample_shape() const {
-        for (const Pass& pass : m_.passes) {
-            for (const Input& tensor : m_.engine(pass.engine)->inputs) {
-                if (tensor.source == "sample") {
-                    return tensor.shape;
-                }
-            }
-        }
-        fail("passes", "no engine that reads the sample", "one with an input of source sample");
     }
 
     static bool writes(const EngineSpec& engine, std::string_view target) {

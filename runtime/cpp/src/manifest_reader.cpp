@@ -1,11 +1,9 @@
 // manifest.json, field by field in the order of the schema: the first one that is wrong is named, as in Python.
-#include <algorithm>
-#include <functional>
 #include <limits>
 
 #include "error.h"
-#include "json.h"
 #include "manifest.h"
+#include "manifest_fields.h"
 #include "sha256.h"
 
 namespace videossm::internal {
@@ -15,178 +13,6 @@ constexpr std::string_view kEnd = "\"\n}\n";  // of every manifest, after the di
 constexpr size_t kDigits = 64;
 constexpr double kLimit = 1e30;  // of a scalar
 const char* const kAgain = "; export the plan again";
-
-[[noreturn]] void fail(const std::string& field, const std::string& why) {
-    throw plan_error(std::string(kManifestFile) + ": " + shown(field.empty() ? "the whole" : field) + ": " + why + kAgain);
-}
-
-std::string joined(const std::string& field, const std::string& name) { return field.empty() ? name : field + "." + name; }
-
-[[noreturn]] void wrong(const std::string& field, const Json& value, const std::string& expected) {
-    fail(field, "got " + value.shown() + ", expected " + expected);
-}
-
-// An object whose fields are asked for in the order of the schema; the destructor's work is done by end().
-class Fields {
-public:
-    Fields(const Json& value, std::string field) : value_(value), field_(std::move(field)) {
-        if (!value.is(Json::Kind::object)) {
-            wrong(field_, value, "an object");
-        }
-    }
-
-    const Json* optional(const std::string& name) {
-        known_.push_back(name);
-        return value_.find(name);
-    }
-
-    const Json& required(const std::string& name) {
-        const Json* found = optional(name);
-        if (!found) {
-            fail(at(name), "got nothing, expected this field");
-        }
-        return *found;
-    }
-
-    std::string at(const std::string& name) const { return joined(field_, name); }
-
-    void end() const {
-        for (const Json::Member& member : value_.members) {
-            if (std::find(known_.begin(), known_.end(), member.first) == known_.end()) {
-                fail(at(member.first), "got an unknown field, expected only those of schema version 2");
-            }
-        }
-    }
-
-private:
-    const Json& value_;
-    const std::string field_;
-    std::vector<std::string> known_;
-};
-
-size_t characters(std::string_view text) {
-    return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
-}
-
-bool is_file(std::string_view text) { return is_name(text); }  // bare: no separators, no drive, not hidden, not ".."
-
-bool is_listed_file(std::string_view text) {
-    constexpr std::string_view kFolder = "report/";
-    return is_name(text.substr(0, kFolder.size()) == kFolder ? text.substr(kFolder.size()) : text);
-}
-
-bool is_sha256(std::string_view text) {
-    return text.size() == kDigits && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
-
-bool is_architecture(std::string_view text) {
-    return text.size() >= 5 && text.size() <= 7 && text.substr(0, 3) == "sm_" && text[3] != '0' &&
-           text.find_first_not_of("0123456789", 3) == std::string_view::npos;
-}
-
-const std::string& string_of(const Json& value, const std::string& field, size_t least, size_t most) {
-    if (!value.is(Json::Kind::string)) {
-        wrong(field, value, "a text");
-    }
-    const size_t length = characters(value.string);
-    if (length < least || length > most) {
-        wrong(field, value, "a text of " + std::to_string(least) + " to " + std::to_string(most) + " characters");
-    }
-    return value.string;
-}
-
-const std::string& text200(const Json& value, const std::string& field) { return string_of(value, field, 1, 200); }
-
-const std::string& matching(const Json& value, const std::string& field, bool (*fits)(std::string_view), const char* what) {
-    const std::string& text = string_of(value, field, 0, 200);
-    if (!fits(text)) {
-        wrong(field, value, what);
-    }
-    return text;
-}
-
-const std::string& name_in(const Json& value, const std::string& field) {
-    return matching(value, field, is_name, "a name of letters, digits and _ . + -");
-}
-
-const std::string& file_in(const Json& value, const std::string& field) {
-    return matching(value, field, is_file, "a bare file name inside the plan");
-}
-
-const std::string& sha256_in(const Json& value, const std::string& field) {
-    return matching(value, field, is_sha256, "64 hexadecimal digits");
-}
-
-// Of a member's name, as of a field.
-void check_key(const std::string& key, const std::string& field, bool (*fits)(std::string_view), const char* what) {
-    if (characters(key) > 200 || !fits(key)) {
-        fail(joined(field, key), "got " + json_quoted(key.substr(0, 60)) + ", expected " + what);
-    }
-}
-
-int64_t integer_in(const Json& value, const std::string& field, int64_t least, int64_t most) {
-    if (!value.is(Json::Kind::integer) || value.integer < least || value.integer > most) {
-        wrong(field, value, "an integer from " + std::to_string(least) + " to " + std::to_string(most));
-    }
-    return value.integer;
-}
-
-double real_in(const Json& value, const std::string& field, double least, double most) {
-    const bool number = value.is(Json::Kind::real) || value.is(Json::Kind::integer);
-    if (!number || value.real < least || value.real > most) {
-        wrong(field, value, "a number from " + std::to_string(least) + " to " + std::to_string(most));
-    }
-    return value.real;
-}
-
-bool boolean_in(const Json& value, const std::string& field) {
-    if (!value.is(Json::Kind::boolean)) {
-        wrong(field, value, "true or false");
-    }
-    return value.boolean;
-}
-
-const std::string& one_of(const Json& value, const std::string& field, std::initializer_list<const char*> words) {
-    std::string expected;
-    for (const char* word : words) {
-        if (value.is_string(word)) {
-            return value.string;
-        }
-        expected += (expected.empty() ? "one of " : ", ") + std::string(word);
-    }
-    wrong(field, value, expected);
-}
-
-bool flag(Fields& fields, const std::string& name) {
-    const Json* found = fields.optional(name);
-    return found && boolean_in(*found, fields.at(name));
-}
-
-// Calls `each` for every item, with its field.
-template <typename Each>
-void list_in(const Json& value, const std::string& field, size_t least, size_t most, const Each& each) {
-    if (!value.is(Json::Kind::array)) {
-        wrong(field, value, "an array");
-    }
-    if (value.items.size() < least || value.items.size() > most) {
-        wrong(field, value, "one of " + std::to_string(least) + " to " + std::to_string(most));
-    }
-    for (size_t i = 0; i < value.items.size(); ++i) {
-        each(value.items[i], joined(field, std::to_string(i)));
-    }
-}
-
-constexpr size_t kAny = std::numeric_limits<size_t>::max();
-
-template <typename Each>
-void members_of(const Json& value, const std::string& field, const Each& each) {
-    if (!value.is(Json::Kind::object)) {
-        wrong(field, value, "an object");
-    }
-    for (const Json::Member& member : value.members) {
-        each(member.first, member.second, joined(field, member.first));
-    }
-}
 
 void read_tensor(Fields& fields, TensorSpec& tensor) {
     tensor.name = name_in(fields.required("name"), fields.at("name"));
@@ -348,7 +174,7 @@ void check_self_test(const Json& value, const std::string& field) {
 void check_target(const Json& value, const std::string& field) {
     Fields fields(value, field);
     list_in(fields.required("architectures"), fields.at("architectures"), 1, kAny,
-            [](const Json& item, const std::string& at) { matching(item, at, is_architecture, "sm_ and digits"); });
+            [](const Json& item, const std::string& at) { architecture_in(item, at); });
     flag(fields, "later");
     flag(fields, "version_compatible");
     flag(fields, "weight_streaming");
@@ -428,13 +254,13 @@ Manifest read_manifest(const Json& value) {
 void check_sum(const Manifest& manifest, std::string_view content) {
     const std::string end = manifest.checksum + std::string(kEnd);
     if (content.size() < end.size() || content.substr(content.size() - end.size()) != end) {
-        fail("checksum", "got it elsewhere, expected it at the end");
+        fail_field("checksum", "got it elsewhere, expected it at the end");
     }
     Sha256 hash;
     hash.update(content.data(), content.size() - end.size());
     const std::string found = hash.digits();
     if (found != manifest.checksum) {
-        fail("checksum", "got " + manifest.checksum.substr(0, 16) + ".., but the content has " + found.substr(0, 16) +
+        fail_field("checksum", "got " + manifest.checksum.substr(0, 16) + ".., but the content has " + found.substr(0, 16) +
                              ".. (altered), expected the same");
     }
 }
@@ -457,25 +283,6 @@ Manifest parse_manifest(std::string_view content) {
     check_sum(manifest, content);
     check_contract(manifest);
     return manifest;
-}
-
-std::string shown(const std::string& text, size_t most_bytes) {
-    std::string line;
-    for (const char c : text) {
-        const bool space = static_cast<unsigned char>(c) <= 0x20 || c == 0x7F;
-        if (!space) {
-            line.push_back(c);
-        } else if (!line.empty() && line.back() != ' ') {
-            line.push_back(' ');
-        }
-    }
-    if (line.size() > most_bytes) {
-        while (most_bytes > 0 && (line[most_bytes] & 0xC0) == 0x80) {
-            --most_bytes;
-        }
-        line = line.substr(0, most_bytes) + "..";
-    }
-    return line;
 }
 
 }  // namespace videossm::internal

@@ -115,9 +115,7 @@ PLANS = ("by hand", "test fp32", "test int8", "shapes fp32", "own model")
 
 
 @pytest.fixture(scope="session", params=PLANS)
-def plan(
-    request: pytest.FixtureRequest, build_plan: Callable[..., Plan], exported_plan: Callable[..., Plan]
-) -> Plan:
+def plan(request: pytest.FixtureRequest, build_plan: Callable[..., Plan], exported_plan: Callable[..., Plan]) -> Plan:
     """One of each kind: two streams with every kind of state, fp32 and int8, with text and without."""
     if request.param == "by hand":
         return build_plan(name="cpp", batch=2, sampler="renoise", rope_frame="absolute")

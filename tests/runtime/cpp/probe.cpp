@@ -2,6 +2,7 @@
 //
 // probe philox C0 C1 C2 C3 KEY    random words, in hexadecimal
 // probe noise SEED CHUNK DRAW COUNT    SHA-256 of the numbers
+// probe hashes FILE    SHA-256 of it, and whether both ways of a block agree on it
 // probe tokens FILE    for each line of the standard input: the ids of tokenizer.json FILE, or none
 // probe halves    SHA-256 of all floats of two bytes as fp32 and back, and of fp32 numbers as floats of two bytes
 // probe allocations PLAN CHUNKS [PROMPT PROMPT]    how often memory was taken to open it, then in each chunk outside of
@@ -153,6 +154,22 @@ void show_halves() {
     std::printf("%s\n", hash.digits().c_str());
 }
 
+void show_hashes(const char* file) {
+    std::string content = read_whole(path_of(file));
+    std::printf("%s\n", sha256_of_file(path_of(file)).c_str());
+    content.resize((content.size() + 63) / 64 * 64);
+    Sha256State plain = {}, fast = {};
+    const bool two_ways = has_sha_instructions();
+    for (size_t at = 0; at < content.size(); at += 64) {
+        const auto* block = reinterpret_cast<const unsigned char*>(content.data() + at);
+        sha256_block_plain(plain, block);
+        if (two_ways) {
+            sha256_block_fast(fast, block);
+        }
+    }
+    std::printf("%s\n", !two_ways ? "one way" : plain == fast ? "equal" : "different");
+}
+
 void show_tokens(const char* file) {
     const auto tokenizer = WordLevel::read(read_whole(path_of(file)));
     std::string prompt;
@@ -192,6 +209,8 @@ int main(int argc, char** argv) {
             Sha256 hash;
             hash.update(values.data(), values.size() * sizeof(float));
             std::printf("%s\n", hash.digits().c_str());
+        } else if (what == "hashes" && argc == 3) {
+            show_hashes(argv[2]);
         } else if (what == "tokens" && argc == 3) {
             show_tokens(argv[2]);
         } else if (what == "halves") {

@@ -1,4 +1,4 @@
-"""What is built: without a warning by two compilers, nothing exported but the interface, small, installed for others."""
+"""What is built: by two compilers without a warning, small, exporting the interface alone, installed for others."""
 
 from __future__ import annotations
 
@@ -70,7 +70,11 @@ def example_of(header: str) -> str:
 
 
 def test_a_project_of_its_own_over_the_installed_tree(
-    installed: Path, onnxruntime_root: Path, exported_plan: Callable[..., Plan], tmp_path: Path
+    installed: Path,
+    onnxruntime_root: Path,
+    exported_plan: Callable[..., Plan],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan = exported_plan("shapes")
     shutil.copytree(CONSUMER, tmp_path / "source")
@@ -82,11 +86,10 @@ def test_a_project_of_its_own_over_the_installed_tree(
     line = run(tmp_path / "build" / "from_c", plan.path, **found)
     frame = next(Rollout(plan, "a red circle", 0)).frames[0, 0]
     assert line == f"{plan.manifest.stream.first_frames} frames, mean {frame.mean():.3f}\n"
-    wrong = subprocess.run(
-        [tmp_path / "build" / "from_c", "none"], capture_output=True, text=True, env={**os.environ, **found}, check=False
-    )
+    command, environment = [tmp_path / "build" / "from_c", "none"], {**os.environ, **found}
+    wrong = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert wrong.returncode == 2 and wrong.stderr.startswith("plan: got none, which does not exist")
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     lines = run(tmp_path / "build" / "from_cpp", plan.path, **found).splitlines()
     assert len(lines) == 4 and (tmp_path / "stream.state").is_file()
     assert Rollout.resume(plan, tmp_path / "stream.state").prompts == ["a blue square moves left on black"]
@@ -125,7 +128,7 @@ def test_embed_changes_the_prompt_and_ends(built: Path, exported_plan: Callable[
     )
     assert player.stdin is not None and player.stdout is not None
     assert "▀" in player.stdout.readline()
-    output, _ = player.communicate("2\nq\n", timeout=60)
+    player.communicate("2\nq\n", timeout=60)
     assert player.returncode == 0
 
 

@@ -281,7 +281,7 @@ def test_seeds(library: Library, build_plan: Callable[..., Plan]) -> None:
 
 
 def test_threads_below_none_are_refused(library: Library, tiny_plan: Plan) -> None:
-    with pytest.raises(CError, match="^threads: got -1, "):
+    with pytest.raises(CError, match=r"^threads: got -1, "):
         c_plan(library, tiny_plan, -1)
 
 
@@ -292,6 +292,7 @@ def test_a_graph_that_is_not_as_the_manifest_says(library: Library, plan_copy: P
     name = next(iter(engines))
     engines[name]["inputs"][0]["name"] = "another"
     rebuilt(plan_copy, engines=engines)
-    with pytest.raises(CError, match=rf"^{name}.onnx: inputs: another: got none, expected int64 1 5 by manifest") as caught:
+    message = rf"^{name}.onnx: inputs: another: got none, expected int64 1 5 by manifest"
+    with pytest.raises(CError, match=message) as caught:
         CPlan(library, plan_copy, 1)
     assert caught.value.status == BACKEND

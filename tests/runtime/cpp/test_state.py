@@ -67,9 +67,7 @@ ROLLOUTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "expected"), ROLLOUTS)
-def test_a_wrong_rollout(
-    library: Library, tiny_plan: Plan, saved: Path, change: dict[str, Any], expected: str
-) -> None:
+def test_a_wrong_rollout(library: Library, tiny_plan: Plan, saved: Path, change: dict[str, Any], expected: str) -> None:
     header, data = parts(saved)
     rollout = {**json.loads(header["__metadata__"]["rollout"]), **change}
     header["__metadata__"]["rollout"] = json.dumps(rollout)
@@ -128,7 +126,7 @@ def test_every_cut_and_many_changed_bytes_are_told(library: Library, tiny_plan: 
     content, plan = saved.read_bytes(), CPlan(library, tiny_plan.path, 1)
     for size in range(0, len(content), 37):
         saved.write_bytes(content[:size])
-        with pytest.raises(CError, match="^state: "):
+        with pytest.raises(CError, match=r"^state: "):
             CRollout.resume(plan, saved)
     (length,) = struct.unpack("<Q", content[:8])
     for place in range(0, 8 + length, 3):
@@ -150,13 +148,8 @@ def test_floats_of_another_precision(
     for _ in range(5):
         next(mine)
     mine.save(tmp_path / "fp32.state")
-    kept = tiny_plan.manifest.model_copy(
-        update={
-            "states": tuple(
-                state.model_copy(update={"dtype": dtype}) if state.half else state for state in tiny_plan.manifest.states
-            )
-        }
-    )
+    states = [state.model_copy(update={"dtype": dtype}) if state.half else state for state in tiny_plan.manifest.states]
+    kept = tiny_plan.manifest.model_copy(update={"states": tuple(states)})
     header, tensors = load_state(tmp_path / "fp32.state", kept)
     save_state(tmp_path / "half.state", kept, header, tensors)
     other = CRollout.resume(CPlan(library, tiny_plan.path, 1), tmp_path / "half.state")
