@@ -95,6 +95,11 @@ def test_a_project_of_its_own_over_the_installed_tree(
     assert Rollout.resume(plan, tmp_path / "stream.state").prompts == ["a blue square moves left on black"]
 
 
+def test_the_example_of_the_document_is_the_example_of_the_header() -> None:
+    (example,) = re.findall(r"```cpp\n(.*?)```", (ROOT / "docs" / "embedding.md").read_text(), re.DOTALL)
+    assert example.strip() == example_of((HEADERS / "videossm" / "videossm.hpp").read_text()).strip()
+
+
 def test_pkg_config(installed: Path, tmp_path: Path) -> None:
     if shutil.which("pkg-config") is None:
         pytest.skip("no pkg-config")
