@@ -10,7 +10,6 @@ namespace videossm::internal {
 namespace {
 
 constexpr std::string_view kEnd = "\"\n}\n";  // of every manifest, after the digits of its checksum
-constexpr size_t kDigits = 64;
 constexpr double kLimit = 1e30;  // of a scalar
 const char* const kAgain = "; export the plan again";
 

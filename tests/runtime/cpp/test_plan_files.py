@@ -1,4 +1,4 @@
-"""Opening is strict: any byte changed, any file cut, missing or a link is one error that names the file, as in Python."""
+"""Opening is strict: any byte changed, any file cut, missing or a link is one error that names the file."""
 
 from __future__ import annotations
 
