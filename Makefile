@@ -10,7 +10,8 @@ START := $(shell date +%s)
 TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install libraries demo test test-all lint ruff types bench bench-quantization plugins wheel pythons clean
+.PHONY: help install libraries demo test test-all lint ruff types bench bench-quantization plugins cpp cpp-dist fuzz \
+        wheel pythons clean
 
 help:
 	@echo "make demo    a video of '$(PROMPT)' in out/demo.mp4"
@@ -20,6 +21,9 @@ help:
 	@echo "make bench   times a chunk against PyTorch: out/benchmarks.md and .json"
 	@echo "make bench-quantization   what int8 and fp8 gain and cost: out/quantization-*.md and .json; an hour"
 	@echo "make plugins the scans in C++ and, where their tools are found, in CUDA and for TensorRT: build/plugins"
+	@echo "make cpp     the runtime as a C and C++ library, with its examples: build/cpp"
+	@echo "make cpp-dist   the same as it is installed: dist/videossm-cpp-*.tar.gz"
+	@echo "make fuzz    fuzzes what reads files in C++, with clang; FUZZ_SECONDS=600 each"
 	@echo "make wheel   dist/videossm-*.whl"
 	@echo "make pythons the wheel from the package index, a plan run with it, for every Python found: size, warnings"
 	@echo "make clean   removes what make made, but for .venv"
@@ -87,6 +91,32 @@ bench-quantization: install
 plugins:
 	cmake -S plugins_trt -B build/plugins -DCMAKE_BUILD_TYPE=Release $(if $(TensorRT_ROOT),-DTensorRT_ROOT=$(TensorRT_ROOT))
 	cmake --build build/plugins --parallel
+
+# ONNXRUNTIME_ROOT=... names ONNX Runtime's own; else it is set up from its package and Debian's header.
+ONNXRUNTIME_ROOT ?= build/onnxruntime
+CPP := cmake -S runtime/cpp -DONNXRUNTIME_ROOT=$(abspath $(ONNXRUNTIME_ROOT))
+
+build/onnxruntime: install
+	@sh runtime/cpp/onnxruntime.sh $@ $(BIN)/python || echo "left out: the backend for ONNX Runtime"
+
+cpp: $(ONNXRUNTIME_ROOT)
+	$(CPP) -B build/cpp
+	cmake --build build/cpp --parallel
+
+cpp-dist: cpp
+	cd build/cpp && cpack -B ../../dist
+
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS := manifest state tokenizer
+fuzz: install
+	$(CPP) -B build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DVIDEOSSM_FUZZERS=ON -DVIDEOSSM_EXAMPLES=OFF \
+	  -DVIDEOSSM_ONNXRUNTIME=OFF -DVIDEOSSM_SANITIZE=address,undefined -DBUILD_SHARED_LIBS=OFF
+	cmake --build build/fuzz --parallel
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p build/fuzz/found/$$target; \
+	  build/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=65536 -dict=runtime/cpp/fuzz/words.dict \
+	    -print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/found/$$target runtime/cpp/fuzz/corpus/$$target || exit 1; \
+	done
 
 # What setuptools left in build/ would come back into the wheel, deleted modules included.
 wheel: install

@@ -1,0 +1,124 @@
+"""Builds runtime/cpp in folders that later runs of the tests find again, and the plans that both runtimes play."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from running import run
+from videossm_c import Library
+
+from videossm.runtime import Plan
+
+ROOT = Path(__file__).parents[3]
+SOURCE = ROOT / "runtime" / "cpp"
+BUILDS = ROOT / "build" / "tests" / "cpp"
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Against other processes of the same tests."""
+    BUILDS.mkdir(parents=True, exist_ok=True)
+    with (BUILDS / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_root() -> Path:
+    """With include/ and lib/, as `make cpp` sets it up; skips where it cannot."""
+    if shutil.which("cmake") is None or not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        pytest.skip("the library is not built: got no C++ compiler or no cmake")
+    folder = ROOT / "build" / "onnxruntime"
+    with locked("onnxruntime"):
+        command = ["sh", SOURCE / "onnxruntime.sh", folder, sys.executable]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no ONNX Runtime to build with: {done.stderr.strip()}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build(onnxruntime_root: Path) -> Callable[..., Path]:
+    """`build("name", "-DOPTION=..", ..)`: builds runtime/cpp with these options, in a folder of that name."""
+
+    def make(name: str, *options: str) -> Path:
+        folder = BUILDS / name
+        with locked(name):
+            run("cmake", "-S", SOURCE, "-B", folder, f"-DONNXRUNTIME_ROOT={onnxruntime_root}", *options)
+            run("cmake", "--build", folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def built(build: Callable[..., Path]) -> Path:
+    """The folder of a plain build, by gcc where it is there."""
+    return build("release", "-DVIDEOSSM_TESTS=ON")
+
+
+@pytest.fixture(scope="session")
+def library(built: Path) -> Library:
+    return Library(built / "libvideossm.so")
+
+
+@pytest.fixture(scope="session")
+def exported_plan(shared: Shared) -> Callable[..., Plan]:
+    """`exported_plan("test", precision="int8")`: a preset's plan, with random weights for `test`."""
+
+    def export(preset: str, precision: str = "fp32") -> Plan:
+        from videossm.export.cli import export as command
+
+        def make(folder: Path) -> None:
+            random = ["--random-weights"] if preset == "test" else []
+            arguments = [preset, "-o", str(folder / "plan"), "--precision", precision, "--no-verify", *random]
+            with contextlib.suppress(SystemExit):
+                command.main(arguments)
+
+        return Plan.open(shared(f"cpp-{preset}-{precision}", make) / "plan")
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def own_model_plan(shared: Shared) -> Plan:
+    """That of examples/own_model.py, whose passes each keep states."""
+    from videossm.export.build import BuildOptions, build_plan
+    from videossm.models.scans.capture import captured_scans
+
+    with captured_scans():
+        pytest.importorskip("mamba_ssm", reason="needs mamba-ssm: make test installs it", exc_type=ImportError)
+    spec = importlib.util.spec_from_file_location("own_model", ROOT / "examples" / "own_model.py")
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def make(folder: Path) -> None:
+        with TemporaryDirectory(dir=folder.parent) as canonical:
+            build_plan(module.deployment(), BuildOptions("own_model:deployment"), folder, Path(canonical))
+
+    return Plan.open(shared("cpp-own-model", make))
+
+
+PLANS = ("by hand", "test fp32", "test int8", "shapes fp32", "own model")
+
+
+@pytest.fixture(scope="session", params=PLANS)
+def plan(request: pytest.FixtureRequest, build_plan: Callable[..., Plan], exported_plan: Callable[..., Plan]) -> Plan:
+    """One of each kind: two streams with every kind of state, fp32 and int8, with text and without."""
+    if request.param == "by hand":
+        return build_plan(name="cpp", batch=2, sampler="renoise", rope_frame="absolute")
+    if request.param == "own model":
+        return request.getfixturevalue("own_model_plan")  # type: ignore[no-any-return]
+    return exported_plan(*request.param.split())
