@@ -59,7 +59,8 @@ def build_plan(
     scans: dict[str, Path] = {}
     lowering = "standard"
     for engine in deployment.engines:
-        model, path = trace(engine, _levels(deployment, engine), options.opset, canonical, deployment.precision)
+        precision = deployment.precision if engine.when == "pass" else None
+        model, path = trace(engine, _levels(deployment, engine), options.opset, canonical, precision)
         engines[engine.name] = _engine_entry(engine, model)
         if has_scans(model):
             scans[engine.name] = path

@@ -49,7 +49,7 @@ def trace(
         why = _reason(error)
         raise ModelError(f"engine {engine.name}: torch.onnx cannot trace it ({why}); change the module") from error
     assert program is not None  # None is what dynamo=False returns
-    optimize(program.model, levels, precision or Precision())
+    optimize(program.model, levels, precision)
     path = folder / f"{engine.name}.onnx"
     weight_bytes = sum(p.numel() * p.element_size() for p in engine.module.parameters())
     program.save(str(path), external_data=weight_bytes > INLINE_BYTES)

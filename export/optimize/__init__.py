@@ -25,14 +25,16 @@ from videossm.models.family import Precision
 __all__ = ["optimize"]
 
 
-def optimize(model: ir.Model, levels: Mapping[str, Sequence[float]], precision: Precision) -> None:
+def optimize(model: ir.Model, levels: Mapping[str, Sequence[float]], precision: Precision | None) -> None:
     """Rewrites `model` in place. Weights of layers are neither read nor copied before it is saved.
 
     `levels`: all values that an input [1] can have, for those inputs of which they are known. `precision`: what a lower
-    one may touch. Raises UserError for one of its patterns that is no regular expression.
+    one may touch; None leaves products apart, as for engines that no pass runs, where merging is not worth its memory.
+    Raises UserError for one of its patterns that is no regular expression.
     """
-    reason, fp32 = reasons_to_keep(precision.layers), in_fp32(precision.fp32_modules)
-    merge_linears(model.graph, lambda module: (reason(module) is None, fp32(module)))
+    if precision is not None:
+        reason, fp32 = reasons_to_keep(precision.layers), in_fp32(precision.fp32_modules)
+        merge_linears(model.graph, lambda module: (reason(module) is None, fp32(module)))
     batch_outputs(model.graph)
     make_biases_rows(model.graph)
     stack_constants(model.graph)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from videossm.models.scans.operators import gated_delta_scan
 from videossm.models.videossm.autoencoder import Decoder, to_uint8
 from videossm.models.videossm.config import ModelConfig
-from videossm.models.videossm.rope import apply_rope
+from videossm.models.videossm.rope import apply_rope, token_angles
 from videossm.models.videossm.text_encoder import TextEncoder
 from videossm.models.videossm.transformer import Past, Positions, Transformer
 
@@ -35,16 +35,21 @@ class PromptEncoder(nn.Module):
 class TurnKeys(nn.Module):
     """The window's keys under the rotary embedding of where they stand now; the same for all passes of a chunk."""
 
+    rope_time: Tensor
+    rope_space: Tensor
+
     def __init__(self, transformer: Transformer) -> None:
         super().__init__()
-        self.transformer = transformer
+        self.heads = transformer.config.heads
+        # Without the transformer itself, whose weights would be traced along.
+        self.register_buffer("rope_time", transformer.rope_time, persistent=False)
+        self.register_buffer("rope_space", transformer.rope_space, persistent=False)
 
     def forward(self, slot_position: Tensor, keys: list[Tensor]) -> list[Tensor]:
         """Positions of the slots, int64 [window_frames], and each block's keys [B, P, D], to keys [B, P, D]."""
         # Angles of an empty slot's -1 are as good as any: the mask hides its tokens.
-        angles = self.transformer.angles(slot_position)
-        heads = self.transformer.config.heads
-        return [apply_rope(key, angles, heads) for key in keys]
+        angles = token_angles(slot_position, self.rope_time, self.rope_space)
+        return [apply_rope(key, angles, self.heads) for key in keys]
 
 
 class Step(nn.Module):
