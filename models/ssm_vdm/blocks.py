@@ -128,9 +128,7 @@ class FullAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, places, C] to the same shape."""
-        query, key, value = (
-            y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.to_qkv(x).chunk(3, -1)
-        )
+        query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.to_qkv(x).chunk(3, -1))
         weights = ((query * ATTENTION_WIDTH**-0.5) @ key.transpose(-1, -2)).softmax(-1)
         return self.to_out((weights @ value).transpose(1, 2).flatten(2))
 

@@ -130,7 +130,10 @@ def validate(config: SsmVdmConfig) -> None:
     need(unet.init_kernel % 2 == 1, "unet.init_kernel", unet.init_kernel, "an odd number")
     need(unet.norm in ("clip", "frame"), "unet.norm", unet.norm, "clip or frame")
     need(
-        unet.channels == 3 * config.patch**2, "unet.channels", unet.channels, f"3 x patch x patch = {3 * config.patch**2}"
+        unet.channels == 3 * config.patch**2,
+        "unet.channels",
+        unet.channels,
+        f"3 x patch x patch = {3 * config.patch**2}",
     )
     unit = config.patch * LATENT_DOWN ** (len(unet.mults) - 1)
     for side in ("height", "width"):

@@ -16,18 +16,26 @@ import torch
 from torch import Tensor
 
 from videossm.models.checkpoint import CheckpointError, check_keys
-from videossm.models.config import ConfigError
 from videossm.models.ssm_vdm.blocks import ATTENTION_WIDTH
 from videossm.models.ssm_vdm.config import DiffusionConfig, SsmVdmConfig, TemporalConfig, UNetConfig
 from videossm.models.ssm_vdm.diffusion import alpha_bars
 from videossm.models.ssm_vdm.model import SsmVdm
 
 PREFIX = "denoise_fn.module."
-SCHEDULE = frozenset(
-    """betas alphas_cumprod alphas_cumprod_prev sqrt_alphas_cumprod sqrt_one_minus_alphas_cumprod
-    log_one_minus_alphas_cumprod sqrt_recip_alphas_cumprod sqrt_recipm1_alphas_cumprod posterior_variance
-    posterior_log_variance_clipped posterior_mean_coef1 posterior_mean_coef2""".split()
-)
+SCHEDULE = {
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+}
 PROFILER = ("total_ops", "total_params")  # left by a profiler that was run on the model before it was saved
 ATTENTION_BIAS = "time_rel_pos_bias.relative_attention_bias.weight"  # only temporal attention reads it
 SCHEDULE_TOLERANCE = 1e-5  # the buffers are fp32
@@ -47,7 +55,7 @@ class PublicSetting:
 
 
 def load_public(path: Path, setting: PublicSetting) -> SsmVdm:
-    """The model with the averaged weights. Raises CheckpointError, ConfigError."""
+    """The model with the averaged weights. Raises CheckpointError, or ConfigError for a setting that does not fit."""
     state = _averaged(path)
     schedule = {name: state.pop(name) for name in list(state) if name in SCHEDULE}
     timesteps = _timesteps(path, schedule)

@@ -101,9 +101,7 @@ class S4D(nn.Module):
         read = torch.cat([p * real - q * imaginary, -(p * imaginary + q * real)], 1)[:, :, 1:]
         write = torch.cat([real, imaginary], 1)[:, :, :frames].flip(2).transpose(1, 2)
         last_real, last_imaginary = torch.diag_embed(real[..., -1]), torch.diag_embed(imaginary[..., -1])
-        turn = torch.cat(
-            [torch.cat([last_real, last_imaginary], 2), torch.cat([-last_imaginary, last_real], 2)], 1
-        )
+        turn = torch.cat([torch.cat([last_real, last_imaginary], 2), torch.cat([-last_imaginary, last_real], 2)], 1)
         return torch.cat([torch.cat([self.convolution(frames), write], 2), torch.cat([read, turn], 2)], 1)
 
     def forward(self, inputs: Tensor, state: Tensor | None, reverse: bool = False) -> tuple[Tensor, Tensor | None]:

@@ -61,7 +61,7 @@ class S6Scan(nn.Module):
         """x [B, F, P, E] to the same shape; state [B P, E, N] or None; `reverse` begins at the last frame."""
         if reverse:
             x = x.flip(1)
-        batch, frames, places, channels = x.shape
+        batch, places = x.shape[0], x.shape[2]
         step, write, read = self.x_proj(x).split([self.rank, self.state, self.state], -1)
         step = F.linear(step, self.dt_proj.weight)
         sequences = (y.permute(0, 2, 3, 1).flatten(0, 1).contiguous() for y in (x, step, write, read))

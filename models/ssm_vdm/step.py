@@ -53,6 +53,8 @@ class Decode(nn.Module):
 
     def forward(self, sample: Tensor) -> Tensor:
         """[B, F, 3 patch patch, h, w] in [-1, 1] to uint8 [B, F, h patch, w patch, 3]."""
-        pixels = nn.functional.pixel_shuffle(sample.flatten(0, 1), self.patch) if self.patch > 1 else sample.flatten(0, 1)
+        pixels = (
+            nn.functional.pixel_shuffle(sample.flatten(0, 1), self.patch) if self.patch > 1 else sample.flatten(0, 1)
+        )
         levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return levels.unflatten(0, sample.shape[:2]).permute(0, 1, 3, 4, 2)

@@ -142,4 +142,4 @@ LAYERS: dict[int, type[TemporalLayer]] = {1: ConcatMlp, 2: GatedSum, 8: GatedSum
 
 def temporal_layer(config: TemporalConfig, dim: int) -> TemporalLayer:
     """The layer of `config` for `dim` channels."""
-    return LAYERS[config.version](config, dim)  # type: ignore[call-arg]  # every version takes these two
+    return LAYERS[config.version](config, dim)

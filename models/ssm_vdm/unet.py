@@ -6,6 +6,7 @@ Modules are named so that their parameters' names are the keys of a checkpoint o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -186,5 +187,9 @@ class TemporalResidual(nn.Module):
         return x + y.flatten(0, 1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2), after
 
 
-def _parts(level: nn.Module) -> list[nn.Module]:
-    return list(level.children())
+Level = tuple[ResnetBlock, ResnetBlock, SpatialAttention, TemporalResidual, nn.Module]
+
+
+def _parts(level: nn.Module) -> Level:
+    """A level of the UNet as what it is made of; the last part halves or doubles height and width, if anything."""
+    return cast(Level, tuple(level.children()))

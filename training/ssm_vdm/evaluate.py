@@ -108,9 +108,7 @@ def evaluate(model: SsmVdm, seeds: int, seconds: float, endurance: int) -> dict[
             ),
             "right colour": lasting.colour,
             "right shape": lasting.shape,
-            "motion as asked": float(
-                np.mean([clip.prompt.find(clip.seen["motion"]) >= 0 for clip in lasting.clips])
-            ),
+            "motion as asked": float(np.mean([clip.prompt.find(clip.seen["motion"]) >= 0 for clip in lasting.clips])),
         }
         result["pixels of 64 moved a frame"] = {
             name: {"mean": float(part.mean()), f"share above {JUMP:g}": float((part > JUMP).mean())}

@@ -12,6 +12,7 @@ weighed as an error of the velocity (arXiv 2202.00512).
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from scenes import batches
 from videossm.models.ssm_vdm.diffusion import alpha_bars
 from videossm.models.ssm_vdm.model import SsmVdm
 from videossm.models.ssm_vdm.presets import shapes_clip, shapes_stream
-from videossm.models.ssm_vdm.temporal import Vim
+from videossm.models.ssm_vdm.s4d import S4DKernel
 
 PRESETS = {"clip": shapes_clip, "stream": shapes_stream}
 SIGMA_FLOOR = 0.1  # of the weight 1 / sigma^2
+# Of the scans, in place of S4D's 0.001 to 0.1: a state halves within 1.4 to 14 frames.
+MEMORY_STEPS = (0.1, 1.0)
 WARM_UP = 50  # iterations
 SAVE_EVERY_S = 180
 LOG_EVERY = 25
@@ -33,11 +36,34 @@ LOG_EVERY = 25
 
 def close_branches(model: SsmVdm) -> None:
     """Temporal layers begin as the identity, the network's answer as gray."""
-    for module in model.modules():
-        if isinstance(module, Vim):
-            nn.init.zeros_(module.fc_out.weight)
-            nn.init.zeros_(module.fc_out.bias)
+    for layer, _ in model.unet.temporal_layers():
+        nn.init.zeros_(layer.get_parameter("fc_out.weight"))
+        nn.init.zeros_(layer.get_parameter("fc_out.bias"))
     nn.init.zeros_(model.unet.final_conv.get_parameter("1.weight"))
+
+
+@torch.no_grad()
+def shorten_memories(model: SsmVdm) -> None:
+    """Draws the scans' steps anew, so that a state forgets within a training clip and a stream ends up nowhere new.
+
+    The read-out is scaled along: what a scan makes of a single frame stays nearly the same.
+    """
+    low, high = (math.log(step) for step in MEMORY_STEPS)
+    for kernel in model.modules():
+        if isinstance(kernel, S4DKernel):
+            drawn = torch.rand_like(kernel.log_dt) * (high - low) + low
+            kernel.C.mul_((kernel.log_dt - drawn).exp()[:, None, None])
+            kernel.log_dt.copy_(drawn)
+
+
+@torch.no_grad()
+def mirror(model: SsmVdm) -> None:
+    """The way back in time begins as a copy of the way on, each with half the weight."""
+    for layer, _ in model.unet.temporal_layers():
+        if layer.bidirectional:
+            for name in (layer.kind, "conv"):
+                layer.get_submodule(f"{name}_rev").load_state_dict(layer.get_submodule(name).state_dict())
+            layer.get_parameter("fc_out.weight").mul_(0.5)
 
 
 def loss_of(model: SsmVdm, bars: Tensor, x0: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
@@ -61,6 +87,11 @@ def train(arguments: argparse.Namespace) -> None:
     config = PRESETS[arguments.preset]()
     model = SsmVdm(config).train()
     close_branches(model)
+    if arguments.start:
+        # Without the layers that only a bidirectional model has.
+        model.load_state_dict(torch.load(arguments.start, weights_only=True)["average"], strict=False)
+        shorten_memories(model)
+        mirror(model)
     average = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     optimiser = torch.optim.AdamW(model.parameters(), arguments.rate, betas=(0.9, 0.98), weight_decay=0.01)
     step = 0
@@ -69,11 +100,6 @@ def train(arguments: argparse.Namespace) -> None:
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         average, step = saved["average"], saved["step"]
-    elif arguments.start:
-        # Without the layers that only a bidirectional model has.
-        started = torch.load(arguments.start, weights_only=True)["average"]
-        model.load_state_dict(started, strict=False)
-        average.update(started)
     bars = alpha_bars(config.diffusion.timesteps).float()
     data = batches(config, arguments.batch, arguments.frames, arguments.seed + step)
     begun, saved_at, first, losses = time.monotonic(), time.monotonic(), step, list[float]()
@@ -101,9 +127,7 @@ def train(arguments: argparse.Namespace) -> None:
     save(arguments.out, model, average, optimiser, step)
 
 
-def save(
-    path: Path, model: SsmVdm, average: dict[str, Tensor], optimiser: torch.optim.Optimizer, step: int
-) -> None:
+def save(path: Path, model: SsmVdm, average: dict[str, Tensor], optimiser: torch.optim.Optimizer, step: int) -> None:
     """Everything that training goes on from; the file that was there stays whole until the new one is."""
     part = path.with_suffix(".part")
     path.parent.mkdir(parents=True, exist_ok=True)

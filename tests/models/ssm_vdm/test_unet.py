@@ -53,9 +53,7 @@ def test_names_and_shapes_are_those_of_the_public_code(name: str) -> None:
     with torch.device("meta"):
         unet = UNet(UNetConfig(dim=16, mults=(1, 2, 4, 8), channels=3, heads=8, temporal=PUBLIC[name]))
     found = {key: tuple(tensor.shape) for key, tensor in unet.state_dict().items()}
-    inside = {
-        key for layer, _ in unet.temporal_layers() for key, module in unet.named_modules() if module is layer
-    }
+    inside = {key for layer, _ in unet.temporal_layers() for key, module in unet.named_modules() if module is layer}
     leaves = {key for key in found if any(key.startswith(f"{layer}.") for layer in inside)}
     assert {key: found[key] for key in found.keys() - leaves} == expected["unet"]
     assert {key.removeprefix(LEAVES): found[key] for key in leaves if key.startswith(LEAVES)} == expected[name]

@@ -1,4 +1,7 @@
-"""Makes a checkpoint of a training file: `python training/ssm_vdm/assemble.py clip out/clip.pt --out clip.safetensors`."""
+"""Makes a checkpoint of what train.py wrote.
+
+Usage: `python training/ssm_vdm/to_checkpoint.py clip out/clip.pt --out models/weights/ssm-shapes-clip.safetensors`.
+"""
 
 from __future__ import annotations
 
