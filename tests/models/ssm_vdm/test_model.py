@@ -68,7 +68,7 @@ def test_what_cannot_work_is_refused(place: str, changes: dict[str, object], mes
 def test_unknown_fields_are_refused() -> None:
     values = presets.test().to_dict()
     values["unet"]["temporal"]["heads"] = 3
-    with pytest.raises(ConfigError, match="config.unet.temporal: got unknown field 'heads'"):
+    with pytest.raises(ConfigError, match=r"config\.unet\.temporal: got unknown field 'heads'"):
         SsmVdmConfig.from_dict(values)
 
 
