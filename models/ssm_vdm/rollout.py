@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -23,13 +24,11 @@ def clip(model: SsmVdm, noise: NoiseSource, cond: Tensor | None = None) -> Tenso
 @torch.no_grad()
 def stream(model: SsmVdm, noise: NoiseSource, cond: Tensor | None = None) -> Iterator[Tensor]:
     """The last samples of an endless video's chunks, [B, F, C, h, w] each."""
-    step, first = Step(model.unet, model.config), noise(0, 0)
-    shapes = model.unet.state_shapes(len(first), *first.shape[-2:])
+    step, (_, _, height, width) = Step(model.unet, model.config), model.config.sample_shape
+    shapes = model.unet.state_shapes(1 if cond is None else len(cond), height, width)
     states = [[torch.zeros(shape) for shape in shapes] for _ in passes(model.config.diffusion)]
-    chunk = 0
-    while True:
+    for chunk in itertools.count():
         yield _denoise(model, step, noise, chunk, cond, states)
-        chunk += 1
 
 
 def frames(model: SsmVdm, sample: Tensor) -> Tensor:

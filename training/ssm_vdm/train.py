@@ -26,7 +26,7 @@ from videossm.models.ssm_vdm.presets import shapes_clip, shapes_stream
 from videossm.models.ssm_vdm.s4d import S4DKernel
 
 PRESETS = {"clip": shapes_clip, "stream": shapes_stream}
-SIGMA_FLOOR = 0.1  # of the weight 1 / sigma^2
+SIGMA_FLOOR = 0.3  # of the weight 1 / sigma^2
 # Of the scans, in place of S4D's 0.001 to 0.1: a state halves within 1.4 to 14 frames.
 MEMORY_STEPS = (0.1, 1.0)
 WARM_UP = 50  # iterations
@@ -68,9 +68,10 @@ def mirror(model: SsmVdm) -> None:
 
 def loss_of(model: SsmVdm, bars: Tensor, x0: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """Mean weighted squared error over a batch of clips, each at its own timestep."""
-    # One timestep in each of as many equal parts of the schedule: less noise than drawing them freely.
+    # One in each of as many equal parts, which is less noisy than drawing freely, and more of the noisiest levels: only
+    # there does the prompt decide, everywhere else the colour and the shape can be seen.
     place = (torch.arange(len(x0)) + torch.rand(len(x0))) / len(x0)
-    timestep = (place * len(bars)).long()
+    timestep = ((1 - place.square()) * len(bars)).long().clamp(max=len(bars) - 1)
     bar = bars[timestep][:, None, None, None, None]
     noisy = bar.sqrt() * x0 + (1 - bar).sqrt() * torch.randn_like(x0)
     assert model.prompt is not None
@@ -93,7 +94,7 @@ def train(arguments: argparse.Namespace) -> None:
         shorten_memories(model)
         mirror(model)
     average = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    optimiser = torch.optim.AdamW(model.parameters(), arguments.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(model.parameters(), arguments.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     step = 0
     if arguments.out.exists():
         saved = torch.load(arguments.out, weights_only=True)
