@@ -80,7 +80,10 @@ class S4D(nn.Module):
 
     @torch.no_grad()
     def fix(self, frames: int, streamed: bool) -> None:
-        """Computes the matrices for chunks of `frames` frames now, so that an exported graph holds constants."""
+        """Computes the matrices for chunks of `frames` frames now, so that an exported graph holds constants.
+
+        Weights that are loaded afterwards are not in them; training does not use them.
+        """
         with_state = streamed or frames > BLOCK_FRAMES
         for size in {min(frames, BLOCK_FRAMES), frames % BLOCK_FRAMES} - {0}:
             matrix = self.transition(size) if with_state else self.convolution(size)
@@ -132,7 +135,8 @@ class S4D(nn.Module):
         return torch.cat(outputs, 2), state
 
     def _matrix(self, frames: int, with_state: bool) -> Tensor:
-        if (fixed := getattr(self, _fixed_name(frames, with_state), None)) is not None:
+        fixed = None if self.training else getattr(self, _fixed_name(frames, with_state), None)
+        if fixed is not None:
             return fixed
         with full_precision(self.D):
             return self.transition(frames) if with_state else self.convolution(frames)

@@ -32,7 +32,7 @@ def random_layer() -> S4D:
     with torch.no_grad():
         layer.kernel.log_dt.copy_(torch.linspace(-7, 0, CHANNELS))
         layer.kernel.log_A_real.add_(torch.randn(CHANNELS, STATE // 2))
-    return layer.requires_grad_(False)
+    return layer.eval().requires_grad_(False)
 
 
 def distance(got: Tensor, expected: Tensor) -> float:
@@ -68,6 +68,6 @@ def test_reverse_runs_from_the_last_frame(frames: int) -> None:
 
 
 def test_gradients_reach_every_parameter() -> None:
-    layer = random_layer().requires_grad_(True)
+    layer = random_layer().train().requires_grad_(True)
     layer(torch.randn(CHANNELS, SEQUENCES, 9), None)[0].square().sum().backward()
     assert {name for name, tensor in layer.named_parameters() if tensor.grad is None} == set()
