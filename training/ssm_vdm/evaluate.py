@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def evaluate(model: SsmVdm, seeds: int, seconds: float, endurance: int) -> dict[
             ),
             "right colour": lasting.colour,
             "right shape": lasting.shape,
-            "motion as asked": float(np.mean([clip.prompt.find(clip.seen["motion"]) >= 0 for clip in lasting.clips])),
+            "motion as asked": float(np.mean([clip.seen["motion"] in clip.prompt for clip in lasting.clips])),
         }
         result["pixels of 64 moved a frame"] = {
             name: {"mean": float(part.mean()), f"share above {JUMP:g}": float((part > JUMP).mean())}
@@ -129,12 +130,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--seeds", type=int, default=4, help="clips for each of the 18 colours and shapes")
-    parser.add_argument("--seconds", type=float, help="of each clip; by default a clip model's 2, a stream's 5")
+    parser.add_argument("--seconds", type=float, help="of each clip; by default a clip as trained, 5 of a stream")
     parser.add_argument("--endurance", type=int, default=0, help="videos of 60 seconds, for a stream")
     parser.add_argument("--strip", type=Path, help="write a picture of some clips here instead of measuring")
     arguments = parser.parse_args()
     loaded = load_checkpoint(arguments.checkpoint)
     length = arguments.seconds or (5.0 if loaded.config.streams else loaded.config.frames / loaded.config.fps)
+    if not loaded.config.streams:
+        loaded.config = replace(loaded.config, frames=round(length * loaded.config.fps))
     if arguments.strip:
         strip(loaded, arguments.strip, round(length * loaded.config.fps))
     else:
