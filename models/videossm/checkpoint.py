@@ -33,10 +33,15 @@ def save_checkpoint(model: VideoModel, path: Path, dtype: torch.dtype = torch.fl
     path.chmod(0o644)  # safetensors makes it private, also inside a wheel
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a checkpoint carries beside its tensors. Raises CheckpointError."""
+    with _open(path) as file:
+        return file.metadata() or {}
+
+
 def read_config(path: Path) -> ModelConfig:
     """The config that a checkpoint carries. Raises CheckpointError."""
-    with _open(path) as file:
-        metadata = file.metadata() or {}
+    metadata = read_metadata(path)
     if CONFIG_KEY not in metadata:
         raise CheckpointError(
             f"{path}: got no metadata {CONFIG_KEY!r}, expected the model's config there; save it with save_checkpoint"
@@ -58,7 +63,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     bad = []
     with _open(path) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        _check_keys(path, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, shapes)
+        check_keys(path, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, shapes)
         for name, target in wanted.items():
             tensor: Tensor = file.get_tensor(name)
             if tensor.dtype not in WEIGHT_DTYPES:
@@ -84,7 +89,8 @@ def _open(path: Path) -> Iterator[Any]:
         ) from None
 
 
-def _check_keys(path: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+def check_keys(path: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError that lists the tensors that are missing, unexpected or mis-shaped, by name -> shape."""
     missing = sorted(wanted.keys() - found.keys())
     unexpected = sorted(found.keys() - wanted.keys())
     misshaped = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -159,20 +160,17 @@ class ModelConfig:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> ModelConfig:
         """The inverse of `to_dict`. Raises ConfigError on an unknown or a missing field."""
-        return _build(ModelConfig, values, "config")
-
-
-_NESTED: dict[str, type] = {
-    part.__name__: part
-    for part in (TransformerConfig, WindowConfig, SamplerConfig, TextEncoderConfig, AutoencoderConfig)
-}
+        return build(ModelConfig, values, "config")
 
 
 _MOST = 1 << 20  # of any size; the largest vocabularies have a fourth of it
-_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 
-def _build(kind: type, values: object, where: str) -> Any:
+def build(kind: type, values: object, where: str) -> Any:
+    """The dataclass `kind` from the plain JSON types of its `asdict`, nested ones too.
+
+    Raises ConfigError, in which `where` names the place, on an unknown or a missing field or a value of another type.
+    """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: got {values!r}, expected an object of fields; change it")
     known = {f.name: f for f in dataclasses.fields(kind)}
@@ -183,20 +181,22 @@ def _build(kind: type, values: object, where: str) -> Any:
     missing = sorted(required - set(values))
     if missing:
         raise ConfigError(f"{where}: field {missing[0]!r} is missing; add it")
-    return kind(**{name: _field(str(known[name].type), value, f"{where}.{name}") for name, value in values.items()})
+    types = typing.get_type_hints(kind)
+    return kind(**{name: _field(types[name], value, f"{where}.{name}") for name, value in values.items()})
 
 
-def _field(kind: str, value: object, where: str) -> Any:
+def _field(kind: Any, value: object, where: str) -> Any:
     """`value` as a field annotated with `kind`: a nested config, a tuple of numbers or a plain JSON type."""
-    if kind in _NESTED:
-        return _build(_NESTED[kind], value, where)
-    if kind.startswith("tuple["):
-        item = kind.removeprefix("tuple[").partition(",")[0]
+    if dataclasses.is_dataclass(kind):
+        return build(typing.cast(type, kind), value, where)
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where}: got {value!r}, expected a list; change it")
         return tuple(_field(item, part, where) for part in value)
-    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
-        raise ConfigError(f"{where}: got {value!r}, expected {kind}; change it")
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{where}: got {value!r}, expected {kind.__name__}; change it")
     return value
 
 

@@ -1,0 +1,27 @@
+"""Makes a checkpoint of what train.py wrote.
+
+Usage: `python training/ssm_vdm/to_checkpoint.py clip out/clip.pt --out models/weights/ssm-shapes-clip.safetensors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from train import PRESETS
+from videossm.models.ssm_vdm.model import SsmVdm, save_checkpoint
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("preset", choices=list(PRESETS))
+    parser.add_argument("training", type=Path, help="what train.py wrote")
+    parser.add_argument("--last", action="store_true", help="weights of the last iteration, not their average")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    saved = torch.load(arguments.training, weights_only=True)
+    model = SsmVdm(PRESETS[arguments.preset]())
+    model.load_state_dict(saved["model"] if arguments.last else {**saved["model"], **saved["average"]})
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(model, arguments.out)
