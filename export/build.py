@@ -25,7 +25,7 @@ from videossm.runtime.plan import write_manifest
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a plan is made; what it computes is the deployment's affair."""
+    """How a plan is made. What it computes, the deployment says."""
 
     family: str
     lowering: str = "contrib"

@@ -52,12 +52,15 @@ GRAPHS = Path("onnx.plan")  # where the printed commands take the graphs from th
 @click.option("--backend", default="onnxruntime", show_default=True, help=f"One of {', '.join(BACKENDS)}.")
 @click.option(
     "--lowering",
-    help="Of the scans. onnxruntime: contrib, the fastest and the default where it is there (1.24), or standard "
-    "operators; tensorrt: standard or, with --plugins, plugin; tensorrt-rtx: standard.",
+    help="What the scans become. onnxruntime: contrib, its own operator, the fastest, the default from 1.24 on, "
+    "or standard operators; tensorrt: standard or, with --plugins, plugin; tensorrt-rtx: standard.",
 )
 @tensorrt_options
-@click.option("--opset", default=23, show_default=True, help="Of standard ONNX; 23 to 25.")
-@click.option("--family", help="Of the model: package.module:name of your own. Found by the checkpoint if not given.")
+@click.option("--opset", default=23, show_default=True, help="Version of the standard ONNX operators, 23 to 25.")
+@click.option(
+    "--family",
+    help="The model's family; package.module:name for one of your own. If not given, that of the checkpoint.",
+)
 @click.option("--height", type=int, help="Pixels; the checkpoint's if not given.")
 @click.option("--width", type=int, help="Pixels; the checkpoint's if not given.")
 @click.option("--batch", type=int, help="Streams that run together.")
@@ -68,11 +71,11 @@ GRAPHS = Path("onnx.plan")  # where the printed commands take the graphs from th
     metavar="NAME=VALUE",
     help="Another option of the model's family, as window_frames=12. An unknown name lists them all.",
 )
-@click.option("--random-weights", is_flag=True, help="Ignore the checkpoint's weights: to measure an engine without.")
+@click.option("--random-weights", is_flag=True, help="Take random weights, to measure a model without its own.")
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Roll PyTorch and the plan side by side afterwards."
 )
-@click.option("--verify-chunks", type=int, help="How many; enough to roll the window and read the memory if not given.")
+@click.option("--verify-chunks", type=int, help="How many chunks; if not given, enough to fill the window and roll it.")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),

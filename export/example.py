@@ -1,4 +1,4 @@
-"""The examples of an engine: nested lists and tuples of tensors, and of what is none."""
+"""The examples of an engine: nested lists and tuples of tensors and of other values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What can be said about building engines, on a command line and to the builder.
 
-Not every option is on both backends. TensorRT-RTX takes any builder level and does nothing with it, keeps no timing
-cache, has no engine for later versions, runs no plugins; and a refittable engine it builds for one architecture at
-most, on a machine with a GPU (1.7: CUDA is started while it compiles). TensorRT builds for the GPU that is there.
+The two backends have different options. TensorRT-RTX ignores the builder level, keeps no timing cache, builds no
+engines for later versions and runs no plugins. It builds a refittable engine for one architecture at most, and only on
+a machine with a GPU (1.7 starts CUDA while it compiles one). TensorRT builds for the GPU that it finds.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class TensorRtOptions:
         return [field.name for field in fields(self) if getattr(self, field.name) not in (None, False, ())]
 
     def check(self, backend: str, machine: Machine) -> None:
-        """Raises UserError for an option that `backend` has no use for, or a value that is none.
+        """Raises UserError for an option that `backend` has no use for, or a value that cannot be used.
 
-        Architectures are the preflight's affair.
+        Architectures are checked by the preflight.
         """
         for name in self.given:
             if backend not in MODULES or ONLY.get(name, backend) != backend:
@@ -145,34 +145,43 @@ _OPTIONS = (
         help="tensorrt-rtx: build for this architecture; may be repeated. Portable if not given.",
     ),
     click.option(
-        "--workspace", type=int, metavar="MIB", help="tensorrt, tensorrt-rtx: most scratch memory of a layer."
+        "--workspace",
+        type=int,
+        metavar="MIB",
+        help="tensorrt, tensorrt-rtx: most scratch memory that a layer may take.",
     ),
-    click.option("--builder-level", type=int, help="tensorrt: 0, builds fastest, to 5, runs fastest; 3 if not given."),
+    click.option(
+        "--builder-level",
+        type=int,
+        help="tensorrt: 0 builds fastest, 5 runs fastest; 3 if not given.",
+    ),
     click.option(
         "--timing-cache",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="tensorrt: timings of kernels, read if it is there and written.",
+        help="tensorrt: a file of kernels' timings, read where it exists and written after each engine.",
     ),
     click.option(
         "--profiling-verbosity",
-        help=f"tensorrt, tensorrt-rtx: what engines tell of their layers; one of {', '.join(VERBOSITIES)}.",
+        help=f"tensorrt, tensorrt-rtx: what engines tell a profiler; one of {', '.join(VERBOSITIES)}.",
     ),
-    click.option("--refit", is_flag=True, help="tensorrt, tensorrt-rtx: engines that take other weights later."),
+    click.option("--refit", is_flag=True, help="tensorrt, tensorrt-rtx: build engines that take other weights later."),
     click.option(
-        "--strip-weights", is_flag=True, help="tensorrt, tensorrt-rtx: engines without weights, which lie beside them."
+        "--strip-weights",
+        is_flag=True,
+        help="tensorrt, tensorrt-rtx: put the weights beside the engines.",
     ),
     click.option(
-        "--weight-streaming", is_flag=True, help="tensorrt, tensorrt-rtx: weights that may stay in host memory."
+        "--weight-streaming", is_flag=True, help="tensorrt, tensorrt-rtx: let weights stay in the host's memory."
     ),
-    click.option("--version-compatible", is_flag=True, help="tensorrt: engines that later versions take."),
+    click.option("--version-compatible", is_flag=True, help="tensorrt: build engines that later versions run."),
     click.option(
-        "--hardware-compatible", help=f"tensorrt: engines that other GPUs take; one of {', '.join(HARDWARE)}."
+        "--hardware-compatible", help=f"tensorrt: build engines that other GPUs run; one of {', '.join(HARDWARE)}."
     ),
     click.option(
         "--plugins",
         type=click.Path(path_type=Path),
         metavar="LIBRARY",
-        help="tensorrt, with --version-compatible: the scans as plugins of this library, which goes into the engine.",
+        help="tensorrt, with --version-compatible: scans by plugins of this library, which goes into the engines.",
     ),
 )

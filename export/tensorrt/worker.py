@@ -36,7 +36,7 @@ def in_thread(
             return
         try:
             done.set_result(work())
-        except BaseException as error:  # for who waits
+        except BaseException as error:  # which the caller gets
             done.set_exception(error)
 
     try:
