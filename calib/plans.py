@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 from onnx import ModelProto, ValueInfoProto, helper
-from onnx.external_data_helper import uses_external_data
 
 from videossm.calib.calibration import Calibration, CalibrationError
 from videossm.calib.graph import load_graph, load_weights
@@ -23,6 +22,7 @@ from videossm.calib.qdq import quantize, quantize_attention
 from videossm.calib.smoothquant import smooth
 from videossm.runtime import Plan
 from videossm.runtime.errors import UserError
+from videossm.runtime.graph_file import external_locations
 from videossm.runtime.manifest import Manifest
 from videossm.runtime.plan import write_manifest
 
@@ -216,15 +216,7 @@ def _check_channels(linears: Sequence[Linear], channel_amax: Mapping[str, Any]) 
 
 def graph_files(file: Path) -> list[str]:
     """The names of an ONNX file and of those that hold its weights, all in one folder."""
-    model = onnx.load(file, load_external_data=False)
-    outside = {
-        entry.value
-        for t in model.graph.initializer
-        if uses_external_data(t)
-        for entry in t.external_data
-        if entry.key == "location"
-    }
-    return [file.name, *sorted(outside)]
+    return [file.name, *sorted(external_locations(file))]
 
 
 def share(source: Path, target: Path) -> None:

@@ -59,8 +59,8 @@ class Decode(nn.Module):
     def forward(self, sample: Tensor) -> Tensor:
         colours = sample[:, :, :3].clamp(-1, 1)
         large = F.interpolate(colours.flatten(0, 1), scale_factor=self.scale, mode="nearest")
-        pixels = ((large + 1) * 127.5).round().unflatten(0, colours.shape[:2]).permute(0, 1, 3, 4, 2)
-        return pixels.to(torch.uint8)  # the cast last: TensorRT has no other operator on uint8
+        pixels = ((large + 1) * 127.5).round().to(torch.uint8)
+        return pixels.unflatten(0, colours.shape[:2]).permute(0, 1, 3, 4, 2)
 
 
 def deployment() -> Deployment:

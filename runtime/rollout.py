@@ -62,8 +62,8 @@ class Rollout:
         self._made = False  # the buffers hold the sample of the last chunk
         self._cancelled = threading.Event()
         self._closed = threading.Event()  # of this rollout and all its forks
-        self._owned = None if backend else open_backend(manifest, device, threads, provider)
-        self._backend: Backend = backend or self._owned  # type: ignore[assignment]
+        self._owns_backend = backend is None
+        self._backend = backend or open_backend(manifest, device, threads, provider)
         try:
             require_memory(manifest, self._backend.device)
             engines = {
@@ -85,9 +85,9 @@ class Rollout:
 
     def close(self) -> None:
         """Gives back what the rollout took of the device, and ends its forks. Frames that were read stay."""
-        if self._owned is not None:
+        if self._owns_backend:
             self._closed.set()
-            self._owned.close()
+            self._backend.close()
 
     def __next__(self) -> Chunk:
         """The next chunk, queued. After `cancel` it stops once; the call after that makes the same chunk anew."""
@@ -246,7 +246,7 @@ class Rollout:
         self._check_whole()
         other = copy.copy(self)
         other._program = self._program.fork()
-        other._owned = None
+        other._owns_backend = False
         other._lock = threading.Lock()
         other._cancelled = threading.Event()
         return other

@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from oracle import Oracle
 
 from videossm.export.build import BuildOptions, build_plan
 from videossm.export.verify import verify
@@ -76,6 +77,13 @@ def test_the_plan_equals_the_modules(example: ModuleType, plan: Plan) -> None:
     errors = list(verify(plan, example.deployment(), 4))
     assert [error.index for error in errors] == [0, 1, 2, 3]
     assert all(error.sample <= TOLERANCE and error.pixels <= 1 for error in errors), errors
+
+
+def test_the_oracle_plays_it_alike(plan: Plan) -> None:
+    oracle, rollout = Oracle(plan.path, None, [5]), Rollout(plan, seed=5, threads=1)
+    for chunk in rollout.play(4):
+        sample, frames = oracle.next()
+        assert np.array_equal(sample, rollout.sample) and np.array_equal(frames, chunk.frames), chunk.index
 
 
 @pytest.mark.slow  # 51,200 steps of the library's scan in Python

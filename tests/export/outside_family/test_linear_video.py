@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from oracle import Oracle
 from torch import Tensor
 
 from videossm.models.family import find_family
@@ -107,6 +108,13 @@ def test_chunks_are_the_whole_video(plan: Plan) -> None:
     start = np.stack([noise(3, chunk, 0, made.shape[1:]) for chunk in range(CHUNKS)])
     whole = denoised_whole(made, torch.from_numpy(start))
     assert torch.linalg.norm(made - whole) <= TOLERANCE * torch.linalg.norm(whole)
+
+
+def test_the_oracle_plays_it_alike(plan: Plan) -> None:
+    oracle, rollout = Oracle(plan.path, None, [3]), Rollout(plan, seed=3, threads=1)
+    for chunk in rollout.play(CHUNKS):
+        sample, frames = oracle.next()
+        assert np.array_equal(sample, rollout.sample) and np.array_equal(frames, chunk.frames), chunk.index
 
 
 def test_the_options_of_its_family_reach_it(folder: Path) -> None:
