@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # who asks a family for its prompts or its evaluation does without torch
     from torch import Tensor, nn
 
-# By name: the module that holds FAMILY. Adding a family is a folder and a line here.
-FAMILIES = {"videossm": "videossm.models.videossm.family"}
+# By name: the module that holds FAMILY. Adding a family is a folder and a line here. They are asked in this order
+# whether a file is theirs, and the last one takes any.
+FAMILIES = {"ssm_vdm": "videossm.models.ssm_vdm.family", "videossm": "videossm.models.videossm.family"}
 
 
 class ModelError(ValueError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from videossm.models.shapes.vocabulary import BACKGROUNDS, COLOURS, SHAPES
-from videossm.models.shapes.world import DIAMETERS, DIRECTIONS
+from videossm.models.shapes.world import DIAMETERS, DIRECTIONS, SIZE
 
 # Of a known colour's chroma, above which a pixel belongs to the object: the outline of a blurred edge.
 COVERAGE = 0.5
@@ -62,9 +62,14 @@ class Observation:
 
 
 def observe(frames: np.ndarray) -> Observation:
-    """The observation of one video, uint8 [T, H, W, 3]. Raises ValueError for anything else."""
+    """The observation of one video, uint8 [T, H, W, 3]. Raises ValueError for anything else.
+
+    Frames of half as many pixels as the world's or fewer are enlarged first; positions are in the larger ones.
+    """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(f"frames: got {frames.dtype} {list(frames.shape)}, expected uint8 [T, H, W, 3]; convert them")
+    for axis in (1, 2):
+        frames = _enlarged(frames, axis, SIZE // frames.shape[axis])
     nearest, saturated = _saturated(frames)
     body = _densest_part(saturated)
     areas = body.sum((1, 2))
@@ -84,6 +89,18 @@ def observe(frames: np.ndarray) -> Observation:
         centres=centres,
         areas=areas,
     )
+
+
+def _enlarged(frames: np.ndarray, axis: int, factor: int) -> np.ndarray:
+    """`factor` times as many pixels along `axis`, interpolated linearly; the outermost half pixels are repeated."""
+    if factor < 2:
+        return frames
+    length = frames.shape[axis]
+    place = ((np.arange(length * factor) + 0.5) / factor - 0.5).clip(0, length - 1).astype(np.float32)
+    low = place.astype(np.int64)
+    share = (place - low).reshape([-1 if each == axis else 1 for each in range(frames.ndim)])
+    below, above = frames.take(low, axis), frames.take(np.minimum(low + 1, length - 1), axis)
+    return np.round(below * (1 - share) + above * share).astype(np.uint8)
 
 
 def _saturated(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

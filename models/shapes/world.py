@@ -12,6 +12,7 @@ import numpy as np
 
 from videossm.models.shapes.vocabulary import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Prompt
 
+SIZE = 64  # pixels across of a frame, in which all lengths below are given
 FPS = 8.0  # frames a second at which the motions below look right
 DIAMETERS = (18.0, 24.0)  # pixels across, in a frame of 64 pixels
 SPEED = (1.8, 2.2)  # pixels a frame along the direction of a `moves *`
@@ -29,10 +30,10 @@ class World:
     vx: float
     vy: float
     diameter: float
-    size: int = 64
+    size: int = SIZE
 
     @staticmethod
-    def sample(prompt: Prompt, rng: np.random.Generator, size: int = 64) -> World:
+    def sample(prompt: Prompt, rng: np.random.Generator, size: int = SIZE) -> World:
         """A random scene that `prompt` describes; what the prompt leaves out is drawn too."""
         motion = prompt.motion or str(rng.choice(MOTIONS))
         background = prompt.background or str(rng.choice(list(BACKGROUNDS)))

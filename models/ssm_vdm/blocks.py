@@ -1,7 +1,4 @@
-"""The UNet's parts. Every one works on [B F, C, h, w]: each frame is a picture, and `frames` says how many are a clip.
-
-A convolution's weight has a fifth axis of length 1, since the public code's convolutions are three-dimensional.
-"""
+"""The UNet's parts. All work on [B F, C, h, w]: each frame is a picture, and `frames` says how many are a clip."""
 
 from __future__ import annotations
 
@@ -13,27 +10,6 @@ from torch.nn import functional as F
 
 ATTENTION_WIDTH = 32  # channels of a head of the spatial attentions
 TIME_PERIOD = 10_000.0  # of the slowest sinusoid, in timesteps over 2 pi
-
-
-class FrameConv(nn.Conv3d):
-    """A convolution of each frame by itself."""
-
-    def __init__(self, channels: int, out: int, size: int, stride: int = 1, padding: int | None = None) -> None:
-        around = size // 2 if padding is None else padding
-        super().__init__(channels, out, (1, size, size), (1, stride, stride), (0, around, around))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight[:, :, 0], self.bias, self.stride[1:], self.padding[1:])
-
-
-class FrameUpsample(nn.ConvTranspose3d):
-    """Twice the height and width, each frame by itself."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, (1, 4, 4), (1, 2, 2), (0, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no output size to choose
-        return F.conv_transpose2d(x, self.weight[:, :, 0], self.bias, 2, 1)
 
 
 class ClipGroupNorm(nn.GroupNorm):
@@ -58,7 +34,7 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, out: int, groups: int, by_frame: bool) -> None:
         super().__init__()
-        self.proj = FrameConv(channels, out, 3)
+        self.proj = nn.Conv2d(channels, out, 3, padding=1)
         self.norm = ClipGroupNorm(groups, out, by_frame)
 
     def forward(self, x: Tensor, frames: int, scale_shift: Tensor | None = None) -> Tensor:
@@ -73,17 +49,23 @@ class Block(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two blocks beside a shortcut; the time's embedding scales and shifts the first one."""
+    """Two blocks beside a shortcut; the embeddings of time and prompt scale and shift the first one."""
 
-    def __init__(self, channels: int, out: int, groups: int, by_frame: bool, time_dim: int = 0) -> None:
+    def __init__(
+        self, channels: int, out: int, groups: int, by_frame: bool, time_dim: int = 0, cond_dim: int = 0
+    ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(time_dim, 2 * out)) if time_dim else None
+        # By itself, as what the time alone adds is known at export, which tabulates it.
+        self.cond = nn.Sequential(nn.SiLU(), nn.Linear(cond_dim, 2 * out, bias=False)) if cond_dim else None
         self.block1, self.block2 = Block(channels, out, groups, by_frame), Block(out, out, groups, by_frame)
-        self.res_conv = FrameConv(channels, out, 1) if channels != out else nn.Identity()
+        self.res_conv = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
 
-    def forward(self, x: Tensor, frames: int, time: Tensor | None = None) -> Tensor:
-        """x [B F, C, h, w], time [B or 1, time_dim], to [B F, out, h, w]."""
-        scale_shift = self.mlp(time) if self.mlp is not None else None
+    def forward(self, x: Tensor, frames: int, time: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
+        """x [B F, C, h, w], time [B or 1, time_dim], cond [B, cond_dim], to [B F, out, h, w]."""
+        scale_shift = None if self.mlp is None else self.mlp(time)
+        if self.cond is not None:
+            scale_shift = scale_shift + self.cond(cond)
         return self.block2(self.block1(x, frames, scale_shift), frames) + self.res_conv(x)
 
 
@@ -92,11 +74,11 @@ class ChannelNorm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.ones(1, channels, 1, 1, 1))
+        self.gamma = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., C], channels last."""
-        return F.layer_norm(x, x.shape[-1:], self.gamma.flatten())
+        return F.layer_norm(x, x.shape[-1:], self.gamma)
 
 
 class LinearAttention(nn.Module):
@@ -105,16 +87,15 @@ class LinearAttention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_qkv = nn.Conv2d(channels, 3 * heads * ATTENTION_WIDTH, 1, bias=False)
-        self.to_out = nn.Conv2d(heads * ATTENTION_WIDTH, channels, 1)
+        self.to_qkv = nn.Linear(channels, 3 * heads * ATTENTION_WIDTH, bias=False)
+        self.to_out = nn.Linear(heads * ATTENTION_WIDTH, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, places, C] to the same shape."""
-        qkv = F.linear(x, self.to_qkv.weight[:, :, 0, 0])
-        query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in qkv.chunk(3, -1))
+        query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.to_qkv(x).chunk(3, -1))
         context = key.softmax(-2).transpose(-1, -2) @ value
         read = (query.softmax(-1) * ATTENTION_WIDTH**-0.5) @ context
-        return F.linear(read.transpose(1, 2).flatten(2), self.to_out.weight[:, :, 0, 0], self.to_out.bias)
+        return self.to_out(read.transpose(1, 2).flatten(2))
 
 
 class FullAttention(nn.Module):

@@ -14,6 +14,7 @@ from typing import Any
 
 from videossm.models.videossm.config import ConfigError, build
 
+CONFIG_KEY = "videossm_ssm_vdm_config"  # of a checkpoint's metadata, under which its config stands
 VERSIONS = {"s4d": (1, 2, 8, 10, 20), "s6": (1, 2, 10, 20)}  # temporal layers that are implemented, by kind
 CONVOLUTION_FRAMES = 4  # taps of version 20's causal convolution
 LATENT_DOWN = 2  # each level but the last halves height and width
@@ -56,7 +57,10 @@ class DiffusionConfig:
     prediction: str  # what the network returns: `noise` (the public code) or `x0`, the clean video
     # `ddpm`: ancestral sampling as in the public code, fresh noise at every step. `ddim`: deterministic (eta 0).
     sampler: str
-    steps: int  # of the sampler, evenly spaced over the timesteps
+    steps: int  # of the sampler
+    # 1: steps evenly spaced over the timesteps. Above it they are denser where there is more noise: the timestep at a
+    # share u of the way up is shift u / (1 + (shift - 1) u) of the highest.
+    shift: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ class SsmVdmConfig:
     height: int  # pixels
     width: int  # pixels
     fps: float
-    frames: int  # of a clip; of a chunk where the model streams
+    batch: int  # videos that are made together
+    mode: str  # `clip`: a video of `frames` frames at once; `stream`: an endless one, chunk by chunk
+    frames: int  # of a clip, or of a chunk of a stream
     patch: int  # pixels across that become channels of one place before the UNet; the public code has 1
     unet: UNetConfig
     diffusion: DiffusionConfig
@@ -79,13 +85,13 @@ class SsmVdmConfig:
 
     @property
     def streams(self) -> bool:
-        """Whether no frame depends on a later one, so that a video can go on for ever, chunk by chunk."""
-        return self.unet.norm == "frame" and not self.unet.temporal.bidirectional
+        """Whether states are carried from chunk to chunk."""
+        return self.mode == "stream"
 
     @property
-    def sample_shape(self) -> tuple[int, int, int, int]:
-        """[F, C, h, w] of what the sampler works on."""
-        return self.frames, self.unet.channels, self.height // self.patch, self.width // self.patch
+    def sample_shape(self) -> tuple[int, int, int, int, int]:
+        """[B, F, C, h, w] of what the sampler works on."""
+        return self.batch, self.frames, self.unet.channels, self.height // self.patch, self.width // self.patch
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -129,6 +135,13 @@ def validate(config: SsmVdmConfig) -> None:
     need(unet.time_linears >= 2, "unet.time_linears", unet.time_linears, "at least 2")
     need(unet.init_kernel % 2 == 1, "unet.init_kernel", unet.init_kernel, "an odd number")
     need(unet.norm in ("clip", "frame"), "unet.norm", unet.norm, "clip or frame")
+    need(config.mode in ("clip", "stream"), "mode", config.mode, "clip or stream")
+    if config.streams and (temporal.bidirectional or unet.norm == "clip"):
+        why = "its scans run from the last frame back" if temporal.bidirectional else "its norms are over all frames"
+        raise ConfigError(
+            f"mode: got stream, expected clip, as {why} and need frames that a stream has not made yet; export clips, "
+            "or a model with forward scans and norms frame by frame"
+        )
     need(
         unet.channels == 3 * config.patch**2,
         "unet.channels",
@@ -141,12 +154,9 @@ def validate(config: SsmVdmConfig) -> None:
         need(got % unit == 0, side, got, f"a multiple of {unit} (patch x 2 for each level but the last)")
     need(diffusion.prediction in ("noise", "x0"), "diffusion.prediction", diffusion.prediction, "noise or x0")
     need(diffusion.sampler in ("ddpm", "ddim"), "diffusion.sampler", diffusion.sampler, "ddpm or ddim")
-    need(
-        diffusion.steps <= diffusion.timesteps,
-        "diffusion.steps",
-        diffusion.steps,
-        f"at most timesteps = {diffusion.timesteps}",
-    )
+    most = diffusion.timesteps
+    need(diffusion.steps <= most, "diffusion.steps", diffusion.steps, f"at most the {most} timesteps of the training")
+    need(diffusion.shift >= 1 and math.isfinite(diffusion.shift), "diffusion.shift", diffusion.shift, "1 or more")
     for name in ("vocab_size", "text_len"):
         got = getattr(config, name)
         need((got > 0) == (unet.cond_dim > 0), name, got, f"{'above 0' if unet.cond_dim else 0}, as cond_dim is")

@@ -12,7 +12,7 @@ noise that the sample implies; DDPM (arXiv 2006.11239) draws from the posterior.
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,10 +46,19 @@ def alpha_bars(timesteps: int) -> Tensor:
 def passes(config: DiffusionConfig) -> list[Pass]:
     """The steps in the order of running, from noise to video."""
     bars = alpha_bars(config.timesteps)
-    indices = torch.linspace(config.timesteps - 1, 0, config.steps, dtype=torch.float64).round().long().tolist()
+    share = torch.linspace(1, 0, config.steps, dtype=torch.float64)
+    warped = config.shift * share / (1 + (config.shift - 1) * share)
+    indices = ((config.timesteps - 1) * warped).round().long().tolist()
     after = [*(float(bars[i]) for i in indices[1:]), 1.0]
     make = _ddim if config.sampler == "ddim" else _ddpm
     return [make(index, float(bars[index]), bar_next) for index, bar_next in zip(indices, after, strict=True)]
+
+
+def scalars(config: DiffusionConfig) -> list[dict[str, float]]:
+    """Of each of `passes` the numbers that a step reads, by name."""
+    of_prediction = ["alpha", "sigma"] if config.prediction == "noise" else []
+    names = ["timestep", *of_prediction, "keep", "move", *(["spread"] if config.sampler == "ddpm" else [])]
+    return [{name: getattr(each, name) for name in names} for each in passes(config)]
 
 
 def _ddim(timestep: int, bar: float, bar_next: float) -> Pass:
@@ -63,8 +72,3 @@ def _ddpm(timestep: int, bar: float, bar_next: float) -> Pass:
     keep = (1 - bar_next) * (1 - beta) ** 0.5 / (1 - bar)
     move = bar_next**0.5 * beta / (1 - bar)
     return Pass(timestep, bar**0.5, (1 - bar) ** 0.5, keep, move, (beta * (1 - bar_next) / (1 - bar)) ** 0.5)
-
-
-def scalars(step: Pass) -> list[Tensor]:
-    """As a `Step` takes them: fp32 [1] each, in the order of the fields."""
-    return [torch.tensor([value], dtype=torch.float32) for value in astuple(step)]

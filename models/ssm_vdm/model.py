@@ -9,12 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from videossm.models.ssm_vdm.config import SsmVdmConfig
+from videossm.models.ssm_vdm.config import CONFIG_KEY, SsmVdmConfig
 from videossm.models.ssm_vdm.unet import UNet
 from videossm.models.videossm.checkpoint import CheckpointError, load_weights, read_metadata
 from videossm.models.videossm.config import ConfigError
-
-CONFIG_KEY = "videossm_ssm_vdm_config"  # of a checkpoint's metadata
 
 
 class PromptEncoder(nn.Module):

@@ -12,10 +12,12 @@ from videossm.models.videossm.presets import SHAPES_VOCABULARY
 def shapes_clip() -> SsmVdmConfig:
     """The shapes world at 32 x 32 pixels in clips of 16 frames: bidirectional S4D, norms over the clip."""
     return SsmVdmConfig(
-        name="ssm-shapes-clip",
+        name="ssm-vdm-shapes",
         height=32,
         width=32,
         fps=8.0,
+        batch=1,
+        mode="clip",
         frames=16,
         patch=4,
         unet=UNetConfig(
@@ -26,7 +28,7 @@ def shapes_clip() -> SsmVdmConfig:
             temporal=TemporalConfig("s4d", 20, bidirectional=True, state=16),
             cond_dim=64,
         ),
-        diffusion=DiffusionConfig(timesteps=256, prediction="x0", sampler="ddim", steps=16),
+        diffusion=DiffusionConfig(timesteps=256, prediction="x0", sampler="ddim", steps=16, shift=3.0),
         vocab_size=SHAPES_VOCABULARY,
         text_len=12,
     )
@@ -36,17 +38,21 @@ def shapes_stream() -> SsmVdmConfig:
     """The same network without a way back in time, norms frame by frame: an endless video, 8 frames a chunk."""
     clip = shapes_clip()
     unet = replace(clip.unet, norm="frame", temporal=replace(clip.unet.temporal, bidirectional=False))
-    return replace(clip, name="ssm-shapes-stream", frames=8, unet=unet)
+    return replace(clip, name="ssm-vdm-shapes-stream", mode="stream", frames=8, unet=unet)
 
 
-def test(kind: str = "s4d", version: int = 20, bidirectional: bool = True, norm: str = "clip") -> SsmVdmConfig:
+def test(
+    kind: str = "s4d", version: int = 20, bidirectional: bool = True, norm: str = "clip", mode: str = "clip"
+) -> SsmVdmConfig:
     """Two levels of 8 and 16 channels on 8 x 8 pixels: what the tests run in milliseconds."""
     wide = version in (1, 8) or (kind, version) == ("s6", 10)
     return SsmVdmConfig(
-        name="test",
+        name="ssm-vdm-test",
         height=8,
         width=8,
         fps=8.0,
+        batch=1,
+        mode=mode,
         frames=8,
         patch=1,
         unet=UNetConfig(
@@ -61,4 +67,17 @@ def test(kind: str = "s4d", version: int = 20, bidirectional: bool = True, norm:
     )
 
 
-PRESETS: dict[str, Callable[[], SsmVdmConfig]] = {"shapes-clip": shapes_clip, "shapes-stream": shapes_stream}
+def test_stream() -> SsmVdmConfig:
+    """A stream of that size with prompts, whose scans are selective."""
+    small = replace(test("s6", bidirectional=False, norm="frame", mode="stream"), name="ssm-vdm-test-stream", frames=4)
+    unet = replace(small.unet, cond_dim=8)
+    diffusion = replace(small.diffusion, prediction="x0")
+    return replace(small, unet=unet, diffusion=diffusion, vocab_size=SHAPES_VOCABULARY, text_len=12)
+
+
+PRESETS: dict[str, Callable[[], SsmVdmConfig]] = {
+    "ssm-vdm-shapes": shapes_clip,
+    "ssm-vdm-shapes-stream": shapes_stream,
+    "ssm-vdm-test": test,
+    "ssm-vdm-test-stream": test_stream,
+}

@@ -50,8 +50,6 @@ class PublicSetting:
     width: int  # pixels
     frames: int  # of a clip; --num_frames
     fps: float
-    sampler: str = "ddpm"
-    steps: int | None = None  # of the sampler; None: as many as timesteps, as the public code does
 
 
 def load_public(path: Path, setting: PublicSetting) -> SsmVdm:
@@ -80,21 +78,25 @@ def load_public(path: Path, setting: PublicSetting) -> SsmVdm:
         height=setting.height,
         width=setting.width,
         fps=setting.fps,
+        batch=1,
+        mode="clip",
         frames=setting.frames,
         patch=1,
         unet=unet,
-        diffusion=DiffusionConfig(timesteps, "noise", setting.sampler, setting.steps or timesteps),
+        diffusion=DiffusionConfig(timesteps, "noise", "ddpm", steps=timesteps),
     )
     model = SsmVdm(config).eval()
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.unet.state_dict().items()}
-    check_keys(path, wanted, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    # The public code's convolutions are three-dimensional: axes of length 1 make no difference.
+    wanted = model.unet.state_dict()
+    shapes = [{name: tuple(tensor.squeeze().shape) for name, tensor in those.items()} for those in (wanted, tensors)]
+    check_keys(path, *shapes)
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise CheckpointError(
             f"{path}: tensors: got NaN or infinite values in {bad[0]}, expected finite weights; "
             "use an earlier checkpoint"
         )
-    model.unet.load_state_dict(tensors)
+    model.unet.load_state_dict({name: tensor.reshape(wanted[name].shape) for name, tensor in tensors.items()})
     return model
 
 

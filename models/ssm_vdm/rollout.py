@@ -1,55 +1,42 @@
-"""Videos from a model, in PyTorch: a clip at once, or a stream chunk by chunk."""
+"""Videos from a model, in PyTorch: clip after clip, or a stream chunk by chunk."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from videossm.models.ssm_vdm.diffusion import passes, scalars
+from videossm.models.family import NoiseSource
+from videossm.models.ssm_vdm.diffusion import scalars
 from videossm.models.ssm_vdm.model import SsmVdm
 from videossm.models.ssm_vdm.step import Decode, Step
 
-NoiseSource = Callable[[int, int], Tensor]  # (chunk, step) -> [B, F, C, h, w]; step 0 is where the sampler begins
-
 
 @torch.no_grad()
-def clip(model: SsmVdm, noise: NoiseSource, cond: Tensor | None = None) -> Tensor:
-    """The last sample of one clip, [B, F, C, h, w]."""
-    return _denoise(model, Step(model.unet, model.config), noise, 0, cond, None)
+def samples(model: SsmVdm, noise: NoiseSource, cond: Tensor | None = None) -> Iterator[Tensor]:
+    """The last samples [B, F, C, h, w]: of clips without end, or of the chunks of an endless stream.
 
-
-@torch.no_grad()
-def stream(model: SsmVdm, noise: NoiseSource, cond: Tensor | None = None) -> Iterator[Tensor]:
-    """The last samples of an endless video's chunks, [B, F, C, h, w] each."""
-    step, (_, _, height, width) = Step(model.unet, model.config), model.config.sample_shape
-    shapes = model.unet.state_shapes(1 if cond is None else len(cond), height, width)
-    states = [[torch.zeros(shape) for shape in shapes] for _ in passes(model.config.diffusion)]
+    `noise`: its draw 0 is where the sampler begins, draw k + 1 is for step k of DDPM.
+    """
+    config = model.config
+    step, ddpm = Step(model.unet, config), config.diffusion.sampler == "ddpm"
+    levels = [[torch.tensor([value]) for value in values.values()] for values in scalars(config.diffusion)]
+    states: list[list[Tensor] | None] = [None] * len(levels)  # of each step of the sampler
+    if config.streams:
+        batch, _, _, height, width = config.sample_shape
+        batch = batch if cond is None else len(cond)
+        states = [[torch.zeros(shape) for shape in model.unet.state_shapes(batch, height, width)] for _ in levels]
     for chunk in itertools.count():
-        yield _denoise(model, step, noise, chunk, cond, states)
+        sample = noise(chunk, 0)
+        for k, values in enumerate(levels):
+            sample, after = step(sample, values, cond, noise(chunk, k + 1) if ddpm else None, states[k])
+            if config.streams:
+                states[k] = after
+        yield sample
 
 
 def frames(model: SsmVdm, sample: Tensor) -> Tensor:
     """The last sample as uint8 [B, F, H, W, 3]."""
     return Decode(model.config.patch)(sample)
-
-
-def _denoise(
-    model: SsmVdm,
-    step: Step,
-    noise: NoiseSource,
-    chunk: int,
-    cond: Tensor | None,
-    states: list[list[Tensor]] | None,
-) -> Tensor:
-    """Walks down the noise levels. `states`: those of each step of the sampler, replaced by the ones after."""
-    diffusion = model.config.diffusion
-    sample = noise(chunk, 0)
-    for k, values in enumerate(passes(diffusion)):
-        fresh = noise(chunk, k + 1) if diffusion.sampler == "ddpm" else None
-        sample, after = step(sample, scalars(values), cond, fresh, states[k] if states else None)
-        if states:
-            states[k] = after
-    return sample

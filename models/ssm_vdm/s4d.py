@@ -9,7 +9,7 @@ Because nothing depends on the input, any number of frames in a row is one linea
 as a matrix, from inputs and state before to outputs and state after; a chunk is one matrix product, with 1 frame it is
 the recurrence, and without the state's rows it is the convolution.
 
-Shapes here: E channels, N values of state, n = N / 2 pairs, F frames, P independent sequences.
+Shapes here: E channels, N values of state, n = N / 2 pairs, F frames; P places, each a sequence of its own.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class S4D(nn.Module):
         self.D = nn.Parameter(torch.randn(channels))
         self.kernel = S4DKernel(channels, state)
 
-    def state_shape(self, sequences: int) -> tuple[int, int, int]:
+    def state_shape(self, batch: int, places: int) -> tuple[int, ...]:
         """Of the state of so many sequences."""
-        return len(self.D), sequences, self.state
+        return batch, len(self.D), places, self.state
 
     @torch.no_grad()
     def fix(self, frames: int, streamed: bool) -> None:
@@ -108,31 +108,31 @@ class S4D(nn.Module):
         return torch.cat([torch.cat([self.convolution(frames), write], 2), torch.cat([read, turn], 2)], 1)
 
     def forward(self, inputs: Tensor, state: Tensor | None, reverse: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Sequences [E, P, F] to outputs [E, P, F] and the state after them [E, P, N].
+        """Sequences [B, E, P, F] to outputs [B, E, P, F] and the state after them [B, E, P, N].
 
         `state`: after the frames before; None where there are none, and the state returned is then None too.
         `reverse` runs from the last frame to the first, without a state.
         """
-        frames = inputs.shape[2]
+        batch, _, places, frames = inputs.shape
         if state is None and frames <= BLOCK_FRAMES:
             matrix = self._matrix(frames, with_state=False)
             outputs = inputs @ (matrix.transpose(1, 2) if reverse else matrix).to(inputs.dtype)
         elif reverse:
-            outputs = self._blocks(inputs.flip(2), inputs.new_zeros(self.state_shape(inputs.shape[1])))[0].flip(2)
+            outputs = self._blocks(inputs.flip(3), inputs.new_zeros(self.state_shape(batch, places)))[0].flip(3)
         else:
-            begun = inputs.new_zeros(self.state_shape(inputs.shape[1])) if state is None else state
+            begun = inputs.new_zeros(self.state_shape(batch, places)) if state is None else state
             outputs, after = self._blocks(inputs, begun)
             state = None if state is None else after
         return outputs, state
 
     def _blocks(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         outputs = []
-        for block in inputs.split(BLOCK_FRAMES, 2):
-            frames = block.shape[2]
-            both = torch.cat([block, state], 2) @ self._matrix(frames, with_state=True).to(inputs.dtype)
+        for block in inputs.split(BLOCK_FRAMES, 3):
+            frames = block.shape[3]
+            both = torch.cat([block, state], 3) @ self._matrix(frames, with_state=True).to(inputs.dtype)
             outputs.append(both[..., :frames])
             state = both[..., frames:]
-        return torch.cat(outputs, 2), state
+        return torch.cat(outputs, 3), state
 
     def _matrix(self, frames: int, with_state: bool) -> Tensor:
         fixed = None if self.training else getattr(self, _fixed_name(frames, with_state), None)

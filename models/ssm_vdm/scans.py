@@ -24,14 +24,12 @@ class S4DScan(S4D):
 
     def __init__(self, channels: int, state: int, gated: bool) -> None:
         super().__init__(channels, state)
-        self.output_linear = GatedLinear(channels) if gated else None
+        self.output_linear = gated_linear(channels) if gated else None
 
     def scan(self, x: Tensor, state: Tensor | None, reverse: bool = False) -> tuple[Tensor, Tensor | None]:
-        """x [B, F, P, E] to the same shape; state [E, B P, N] or None; `reverse` begins at the last frame."""
-        batch, frames, places, channels = x.shape
-        sequences = x.permute(3, 0, 2, 1).reshape(channels, batch * places, frames)
-        y, state = self(sequences, state, reverse)
-        y = y.reshape(channels, batch, places, frames).permute(1, 3, 2, 0)
+        """x [B, F, P, E] to the same shape; state [B, E, P, N] or None; `reverse` begins at the last frame."""
+        y, state = self(x.permute(0, 3, 2, 1), state, reverse)
+        y = y.permute(0, 3, 2, 1)
         return (y if self.output_linear is None else self.output_linear(F.gelu(y))), state
 
 
@@ -46,19 +44,19 @@ class S6Scan(nn.Module):
         self.D = nn.Parameter(torch.ones(channels))
         self.x_proj = nn.Linear(channels, self.rank + 2 * state, bias=False)
         self.dt_proj = nn.Linear(self.rank, channels)
-        self.output_linear = GatedLinear(channels) if gated else None
+        self.output_linear = gated_linear(channels) if gated else None
         low, high = (math.log(x) for x in STEP_RANGE)
         step = (torch.rand(channels) * (high - low) + low).exp()
         with torch.no_grad():
             self.dt_proj.bias.copy_(step + (-torch.expm1(-step)).log())  # whose softplus is `step`
             self.dt_proj.weight.uniform_(-(self.rank**-0.5), self.rank**-0.5)
 
-    def state_shape(self, sequences: int) -> tuple[int, int, int]:
+    def state_shape(self, batch: int, places: int) -> tuple[int, ...]:
         """Of the state of so many sequences."""
-        return sequences, self.channels, self.state
+        return batch, places, self.channels, self.state
 
     def scan(self, x: Tensor, state: Tensor | None, reverse: bool = False) -> tuple[Tensor, Tensor | None]:
-        """x [B, F, P, E] to the same shape; state [B P, E, N] or None; `reverse` begins at the last frame."""
+        """x [B, F, P, E] to the same shape; state [B, P, E, N] or None; `reverse` begins at the last frame."""
         if reverse:
             x = x.flip(1)
         batch, places = x.shape[0], x.shape[2]
@@ -66,26 +64,20 @@ class S6Scan(nn.Module):
         step = F.linear(step, self.dt_proj.weight)
         sequences = (y.permute(0, 2, 3, 1).flatten(0, 1).contiguous() for y in (x, step, write, read))
         u, delta, B, C = sequences
-        begun = u.new_zeros(self.state_shape(len(u)), dtype=torch.float32) if state is None else state
+        shape = self.state_shape(batch, places)
+        begun = (u.new_zeros(shape, dtype=torch.float32) if state is None else state).flatten(0, 1)
         # The operator, which an exported graph keeps as one node, has no gradient.
         run = selective_scan_parallel if self.training else selective_scan
         y, after = run(u, delta, -self.A_log.exp(), B, C, begun, self.D, None, self.dt_proj.bias, True)
         y = y.unflatten(0, (batch, places)).permute(0, 3, 1, 2)
         if self.output_linear is not None:
             y = self.output_linear(F.silu(y))
-        return (y.flip(1) if reverse else y), (None if state is None else after)
+        return (y.flip(1) if reverse else y), (None if state is None else after.unflatten(0, (batch, places)))
 
 
-class GatedLinear(nn.Module):
-    """A linear layer to twice the width, one half gating the other. Its keys are those of an nn.Conv1d in a list."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.add_module("0", nn.Conv1d(channels, 2 * channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., E] to [..., E]."""
-        return F.glu(F.linear(x, self.get_parameter("0.weight")[:, :, 0], self.get_parameter("0.bias")), -1)
+def gated_linear(channels: int) -> nn.Sequential:
+    """A linear layer to twice the width, one half gating the other."""
+    return nn.Sequential(nn.Linear(channels, 2 * channels), nn.GLU(-1))
 
 
 SCANS: dict[str, type[S4DScan] | type[S6Scan]] = {"s4d": S4DScan, "s6": S6Scan}

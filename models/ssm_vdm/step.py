@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from videossm.models.ssm_vdm.config import SsmVdmConfig
+from videossm.models.ssm_vdm.diffusion import scalars
 from videossm.models.ssm_vdm.unet import UNet
 
 
@@ -19,28 +22,29 @@ class Step(nn.Module):
     def __init__(self, unet: UNet, config: SsmVdmConfig) -> None:
         super().__init__()
         self.unet, self.predicts_noise = unet, config.diffusion.prediction == "noise"
+        self.scalars = tuple(scalars(config.diffusion)[0])
         unet.fix(config.frames, config.streams)
 
     def forward(
         self,
         sample: Tensor,
-        scalars: list[Tensor],
+        values: Sequence[Tensor],
         cond: Tensor | None = None,
         noise: Tensor | None = None,
         states: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """sample [B, F, C, h, w] to the sample of the next, lower noise level, and the states after these frames.
 
-        `scalars`: timestep, alpha, sigma, keep, move, spread, fp32 [1] each, as `diffusion.scalars` gives them. `cond`
-        [B, cond_dim] for a model with prompts. `noise`, Gaussian, of the sample's shape, for DDPM. `states`, as
-        `UNet.state_shapes` says, for a stream; zero before its first frame.
+        `values`: of `scalars`, as `diffusion.scalars` has them, fp32 [1] each. `cond` [B, cond_dim] for a model with
+        prompts. `noise`, Gaussian, of the sample's shape, for DDPM. `states`, as `UNet.state_shapes` says,
+        for a stream; zero before its first frame.
         """
-        timestep, alpha, sigma, keep, move, spread = scalars
-        predicted, states = self.unet(sample, timestep, cond, states)
-        x0 = (sample - sigma * predicted) / alpha if self.predicts_noise else predicted
-        following = keep * sample + move * x0.clamp(-1, 1)
+        value = dict(zip(self.scalars, values, strict=True))
+        predicted, states = self.unet(sample, value["timestep"], cond, states)
+        x0 = (sample - value["sigma"] * predicted) / value["alpha"] if self.predicts_noise else predicted
+        following = value["keep"] * sample + value["move"] * x0.clamp(-1, 1)
         if noise is not None:
-            following = following + spread * noise
+            following = following + value["spread"] * noise
         return following, states
 
 

@@ -20,6 +20,8 @@ SHORTCUT = 3  # version 10 around S4D: width of the gate for each channel
 class TemporalLayer(nn.Module):
     """One or two scans of `channels` channels; what a version does with them is in its own class."""
 
+    state_names: tuple[str, ...] = ("scan",)  # what a stream carries
+
     def __init__(self, config: TemporalConfig, channels: int, gated: bool = False) -> None:
         super().__init__()
         self.kind, self.bidirectional = config.kind, config.bidirectional
@@ -32,8 +34,8 @@ class TemporalLayer(nn.Module):
         raise NotImplementedError
 
     def state_shapes(self, batch: int, places: int) -> list[tuple[int, ...]]:
-        """Of the states that a stream carries."""
-        return [getattr(self, self.kind).state_shape(batch * places)]
+        """Of the states of `state_names`."""
+        return [getattr(self, self.kind).state_shape(batch, places)]
 
     def onward(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The scan from the first frame on; `states` holds its state or nothing."""
@@ -105,6 +107,8 @@ class BiGS(TemporalLayer):
 
 class Vim(TemporalLayer):
     """Version 20: Mamba's block, with a second convolution and scan for the way back (arXiv 2401.09417)."""
+
+    state_names = ("convolution", "scan")
 
     def __init__(self, config: TemporalConfig, dim: int) -> None:
         self.inner = EXPAND * dim

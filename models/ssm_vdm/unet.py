@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from videossm.models.ssm_vdm.blocks import (
     ChannelNorm,
-    FrameConv,
-    FrameUpsample,
     FullAttention,
     LinearAttention,
     ResnetBlock,
@@ -38,30 +36,30 @@ class UNet(nn.Module):
         time_dim = TIME_WIDTH * dim
 
         def res(channels: int, out: int, timed: bool = True) -> ResnetBlock:
-            embedding = time_dim + config.cond_dim if timed else 0
-            return ResnetBlock(channels, out, config.groups, config.norm == "frame", embedding)
+            embeddings = (time_dim, config.cond_dim) if timed else ()
+            return ResnetBlock(channels, out, config.groups, config.norm == "frame", *embeddings)
 
         def level(channels: int, out: int, resample: nn.Module) -> nn.ModuleList:
             spatial = SpatialAttention(out, LinearAttention(out, config.heads))
             return nn.ModuleList([res(channels, out), res(out, out), spatial, self._temporal(out), resample])
 
-        self.init_conv = FrameConv(config.channels, dim, config.init_kernel)
+        self.init_conv = nn.Conv2d(config.channels, dim, config.init_kernel, padding=config.init_kernel // 2)
         self.init_temporal_layer = self._temporal(dim)
         self.time_mlp = TimeEmbedding(dim, time_dim, config.time_linears)
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
         for i in range(levels):
             last = i == levels - 1
             out = widths[i + 1]
-            down = nn.Identity() if last else FrameConv(out, out, 4, stride=2, padding=1)
+            down = nn.Identity() if last else nn.Conv2d(out, out, 4, stride=2, padding=1)
             self.downs.append(level(widths[i], out, down))
         middle = widths[-1]
         self.mid_block1, self.mid_block2 = res(middle, middle), res(middle, middle)
         self.mid_spatial_attn = SpatialAttention(middle, FullAttention(middle, config.heads), depth=2)
         self.mid_temporal_layer = self._temporal(middle)
         for i in reversed(range(levels)):
-            up = nn.Identity() if i == 0 else FrameUpsample(widths[i])
+            up = nn.Identity() if i == 0 else nn.ConvTranspose2d(widths[i], widths[i], 4, 2, 1)
             self.ups.append(level(2 * widths[i + 1], widths[i], up))
-        self.final_conv = nn.Sequential(res(2 * dim, dim, timed=False), FrameConv(dim, config.channels, 1))
+        self.final_conv = nn.Sequential(res(2 * dim, dim, timed=False), nn.Conv2d(dim, config.channels, 1))
 
     def _temporal(self, channels: int) -> TemporalResidual:
         return TemporalResidual(channels, temporal_layer(self.config.temporal, channels))
@@ -100,23 +98,21 @@ class UNet(nn.Module):
         frames = x.shape[1]
         run = States(states or [], frames)
         embedding = self.time_mlp(time)
-        if cond is not None:
-            embedding = torch.cat([embedding.expand(len(cond), -1), cond], -1)
         x = self.init_conv(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         x = first = run(self.init_temporal_layer, x)
         skips = []
         for down in self.downs:
             res1, res2, attention, temporal, resample = _parts(down)
-            x = attention(res2(res1(x, frames, embedding), frames, embedding))
+            x = attention(res2(res1(x, frames, embedding, cond), frames, embedding, cond))
             x = run(temporal, x)
             skips.append(x)
             x = resample(x)
-        x = self.mid_spatial_attn(self.mid_block1(x, frames, embedding))
-        x = self.mid_block2(run(self.mid_temporal_layer, x), frames, embedding)
+        x = self.mid_spatial_attn(self.mid_block1(x, frames, embedding, cond))
+        x = self.mid_block2(run(self.mid_temporal_layer, x), frames, embedding, cond)
         for up in self.ups:
             res1, res2, attention, temporal, resample = _parts(up)
             x = torch.cat([x, skips.pop()], 1)
-            x = attention(res2(res1(x, frames, embedding), frames, embedding))
+            x = attention(res2(res1(x, frames, embedding, cond), frames, embedding, cond))
             x = resample(run(temporal, x))
         block, last = self.final_conv
         x = last(block(torch.cat([x, first], 1), frames))

@@ -62,7 +62,7 @@ def _is_file(name: str) -> bool:
 
 def _find(source: str, random_weights: bool) -> tuple[ModelConfig, Path | None, Tokenizer]:
     """The config, where its weights come from (None: random ones), and the tokenizer."""
-    from videossm.models.shapes.tokenizer import build_tokenizer
+    from videossm.models.shapes.tokenizer import build_tokenizer, tokenizer_beside
     from videossm.models.videossm.checkpoint import WEIGHTS, CheckpointError, read_config
 
     if source in PRESETS and random_weights:
@@ -75,7 +75,8 @@ def _find(source: str, random_weights: bool) -> tuple[ModelConfig, Path | None, 
             "or a .safetensors file; pass --random-weights to measure it without"
         )
     config = read_config(checkpoint)
-    return config, None if random_weights else checkpoint, _tokenizer(checkpoint, config)
+    tokenizer = tokenizer_beside(checkpoint, config.text_encoder.vocab_size)
+    return config, None if random_weights else checkpoint, tokenizer
 
 
 def _changed(config: ModelConfig, options: Mapping[str, Any], random_weights: bool) -> ModelConfig:
@@ -93,27 +94,6 @@ def _changed(config: ModelConfig, options: Mapping[str, Any], random_weights: bo
         else:
             changes[field] = value
     return config.replace(**changes)
-
-
-def _tokenizer(checkpoint: Path, config: ModelConfig) -> Tokenizer:
-    """`tokenizer.json` beside the checkpoint; without one, that of the shapes vocabulary."""
-    from tokenizers import Tokenizer
-
-    from videossm.models.shapes.tokenizer import build_tokenizer
-    from videossm.models.videossm.checkpoint import CheckpointError
-
-    file = checkpoint.with_name("tokenizer.json")
-    try:
-        tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else build_tokenizer()
-    except Exception as error:  # what tokenizers raises
-        raise CheckpointError(f"{file}: got no readable tokenizer ({error}), expected one; replace it") from None
-    largest, known = max(tokenizer.get_vocab().values()), config.text_encoder.vocab_size
-    if largest >= known:
-        raise ConfigError(
-            f"{file}: got ids up to {largest}, expected less than the text encoder's {known}; "
-            "use the checkpoint's own tokenizer"
-        )
-    return tokenizer
 
 
 def _examples(config: ModelConfig) -> list[str]:

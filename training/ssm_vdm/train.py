@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from scenes import batches
 from videossm.models.ssm_vdm.diffusion import alpha_bars
 from videossm.models.ssm_vdm.model import SsmVdm
-from videossm.models.ssm_vdm.presets import shapes_clip, shapes_stream
+from videossm.models.ssm_vdm.presets import PRESETS
 from videossm.models.ssm_vdm.s4d import S4DKernel
 
-PRESETS = {"clip": shapes_clip, "stream": shapes_stream}
 SIGMA_FLOOR = 0.3  # of the weight 1 / sigma^2
+NOISY = 3.0  # how much more often the noisiest level is drawn than each would be evenly
 # Of the scans, in place of S4D's 0.001 to 0.1: a state halves within 1.4 to 14 frames.
 MEMORY_STEPS = (0.1, 1.0)
 WARM_UP = 50  # iterations
@@ -68,10 +68,10 @@ def mirror(model: SsmVdm) -> None:
 
 def loss_of(model: SsmVdm, bars: Tensor, x0: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """Mean weighted squared error over a batch of clips, each at its own timestep."""
-    # One in each of as many equal parts, which is less noisy than drawing freely, and more of the noisiest levels: only
-    # there does the prompt decide, everywhere else the colour and the shape can be seen.
+    # One in each of as many equal parts, which is less noisy than drawing freely, and more of the noisy levels: there
+    # an object is placed and the prompt decides, everywhere else the colour and the shape can be seen.
     place = (torch.arange(len(x0)) + torch.rand(len(x0))) / len(x0)
-    timestep = ((1 - place.square()) * len(bars)).long().clamp(max=len(bars) - 1)
+    timestep = (NOISY * place / (1 + (NOISY - 1) * place) * len(bars)).long().clamp(max=len(bars) - 1)
     bar = bars[timestep][:, None, None, None, None]
     noisy = bar.sqrt() * x0 + (1 - bar).sqrt() * torch.randn_like(x0)
     assert model.prompt is not None
@@ -101,6 +101,7 @@ def train(arguments: argparse.Namespace) -> None:
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         average, step = saved["average"], saved["step"]
+    model.unet.compile(dynamic=False)
     bars = alpha_bars(config.diffusion.timesteps).float()
     data = batches(config, arguments.batch, arguments.frames, arguments.seed + step)
     begun, saved_at, first, losses = time.monotonic(), time.monotonic(), step, list[float]()

@@ -23,13 +23,14 @@ def test_presets_survive_json(name: str) -> None:
     assert SsmVdmConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_only_forward_scans_and_norms_by_frame_stream() -> None:
-    streams = {
-        (bidirectional, norm): presets.test(bidirectional=bidirectional, norm=norm).streams
-        for bidirectional in (True, False)
-        for norm in ("clip", "frame")
-    }
-    assert [key for key, value in streams.items() if value] == [(False, "frame")]
+@pytest.mark.parametrize(
+    ("bidirectional", "norm", "why"),
+    [(True, "frame", "its scans run from the last frame back"), (False, "clip", "its norms are over all frames")],
+)
+def test_only_forward_scans_and_norms_by_frame_stream(bidirectional: bool, norm: str, why: str) -> None:
+    assert presets.test(bidirectional=False, norm="frame", mode="stream").streams
+    with pytest.raises(ConfigError, match=f"mode: got stream, expected clip, as {why}"):
+        presets.test(bidirectional=bidirectional, norm=norm, mode="stream")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_only_forward_scans_and_norms_by_frame_stream() -> None:
         ("unet", {"cond_dim": 4}, "vocab_size: got 0, expected above 0"),
         ("diffusion", {"prediction": "v"}, "diffusion.prediction: got v, expected noise or x0"),
         ("diffusion", {"sampler": "euler"}, "diffusion.sampler: got euler, expected ddpm or ddim"),
-        ("diffusion", {"steps": 21}, "diffusion.steps: got 21, expected at most timesteps = 20"),
+        ("diffusion", {"steps": 21}, "diffusion.steps: got 21, expected at most the 20 timesteps of the training"),
         ("", {"height": 9}, "height: got 9, expected a multiple of 2"),
         ("", {"patch": 2}, "unet.channels: got 3, expected 3 x patch x patch = 12"),
         ("", {"fps": 0.0}, "fps: got 0.0, expected a finite number above 0"),

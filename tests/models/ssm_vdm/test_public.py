@@ -22,9 +22,16 @@ def averaged(model: SsmVdm) -> dict[str, Tensor]:
     """What `ema` holds."""
     bars = alpha_bars(model.config.diffusion.timesteps).float()
     schedule = {name: torch.ones_like(bars) for name in SCHEDULE} | {"alphas_cumprod": bars}
-    weights = {PREFIX + name: tensor for name, tensor in model.unet.state_dict().items()}
+    weights = {PREFIX + name: public_form(name, tensor) for name, tensor in model.unet.state_dict().items()}
     left = {PREFIX + "init_conv.total_ops": torch.zeros(1), "total_params": torch.zeros(1)}
     return schedule | weights | left | {PREFIX + ATTENTION_BIAS: torch.zeros(32, 1)}
+
+
+def public_form(name: str, tensor: Tensor) -> Tensor:
+    """As the public code has it, whose convolutions are three-dimensional."""
+    if name.endswith(".gamma"):
+        return tensor[None, :, None, None, None]
+    return tensor.unsqueeze(2) if tensor.ndim == 4 else tensor
 
 
 def save(path: Path, ema: Any) -> Path:

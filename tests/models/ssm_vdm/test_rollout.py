@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from videossm.models.family import NoiseSource
 from videossm.models.ssm_vdm import presets
 from videossm.models.ssm_vdm.config import VERSIONS, DiffusionConfig, SsmVdmConfig
 from videossm.models.ssm_vdm.diffusion import alpha_bars, passes
 from videossm.models.ssm_vdm.model import random_model
-from videossm.models.ssm_vdm.rollout import NoiseSource, clip, frames, stream
+from videossm.models.ssm_vdm.rollout import frames, samples
 from videossm.models.ssm_vdm.step import Decode
 
 FRAMES = 64
@@ -29,14 +30,13 @@ def cut(noises: Tensor, length: int) -> NoiseSource:
 
 
 def whole_and_streamed(kind: str, version: int, chunk: int, sampler: str) -> tuple[Tensor, Tensor]:
-    def settings(frames: int) -> SsmVdmConfig:
-        base = presets.test(kind, version, bidirectional=False, norm="frame")
+    def settings(frames: int, mode: str) -> SsmVdmConfig:
+        base = presets.test(kind, version, bidirectional=False, norm="frame", mode=mode)
         return replace(base, frames=frames, diffusion=replace(base.diffusion, prediction="x0", sampler=sampler))
 
     noises = torch.randn(4, 1, FRAMES, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    whole = clip(random_model(settings(FRAMES)), cut(noises, FRAMES))
-    model = random_model(settings(chunk))
-    parts = itertools.islice(stream(model, cut(noises, chunk)), FRAMES // chunk)
+    whole = next(samples(random_model(settings(FRAMES, "clip")), cut(noises, FRAMES)))
+    parts = itertools.islice(samples(random_model(settings(chunk, "stream")), cut(noises, chunk)), FRAMES // chunk)
     return whole, torch.cat(list(parts), 1)
 
 
@@ -94,5 +94,5 @@ def test_frames_of_a_prompted_model() -> None:
     model = random_model(replace(settings, unet=unet, vocab_size=32, text_len=12))
     assert model.prompt is not None
     cond = model.prompt(torch.tensor([[2, 5, 0]]), torch.tensor([[1, 1, 0]]))
-    video = frames(model, clip(model, lambda _, step: torch.randn(1, 8, 3, 8, 8), cond))
+    video = frames(model, next(samples(model, lambda _, step: torch.randn(1, 8, 3, 8, 8), cond)))
     assert video.shape == (1, 8, 8, 8, 3)

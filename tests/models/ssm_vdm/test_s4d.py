@@ -9,12 +9,12 @@ from torch import Tensor
 from videossm.models.ssm_vdm.s4d import BLOCK_FRAMES, S4D
 
 TOLERANCE = 1e-5  # relative, in the Frobenius norm, of fp32 against float64
-CHANNELS, STATE, SEQUENCES = 6, 16, 5
+BATCH, CHANNELS, STATE, PLACES = 2, 6, 16, 3
 
 
 def by_fft(layer: S4D, inputs: Tensor) -> Tensor:
-    """The layer's outputs, complex and in float64, without any of its code: inputs [E, P, F]."""
-    frames = inputs.shape[2]
+    """The layer's outputs, complex and in float64, without any of its code: inputs [B, E, P, F]."""
+    frames = inputs.shape[3]
     kernel = {name: tensor.detach().double() for name, tensor in layer.kernel.named_parameters()}
     dt = kernel["log_dt"].exp()[:, None]
     a = torch.complex(-kernel["log_A_real"].exp(), kernel["A_imag"])
@@ -42,7 +42,7 @@ def distance(got: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("frames", [1, 2, 16, BLOCK_FRAMES, 2 * BLOCK_FRAMES + 5])
 @pytest.mark.parametrize("fixed", [False, True], ids=["computed", "fixed"])
 def test_whole_clip_is_the_convolution(frames: int, fixed: bool) -> None:
-    layer, inputs = random_layer(), torch.randn(CHANNELS, SEQUENCES, frames)
+    layer, inputs = random_layer(), torch.randn(BATCH, CHANNELS, PLACES, frames)
     if fixed:
         layer.fix(frames, streamed=False)
     outputs, state = layer(inputs, None)
@@ -52,22 +52,22 @@ def test_whole_clip_is_the_convolution(frames: int, fixed: bool) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3, 16, 64])
 def test_chunks_with_the_state_carried_are_the_whole_clip(chunk: int) -> None:
-    layer, inputs = random_layer(), torch.randn(CHANNELS, SEQUENCES, 150)
-    state, outputs = torch.zeros(layer.state_shape(SEQUENCES)), []
-    for part in inputs.split(chunk, 2):
+    layer, inputs = random_layer(), torch.randn(BATCH, CHANNELS, PLACES, 150)
+    state, outputs = torch.zeros(layer.state_shape(BATCH, PLACES)), []
+    for part in inputs.split(chunk, 3):
         out, state = layer(part, state)
         outputs.append(out)
-    assert distance(torch.cat(outputs, 2), by_fft(layer, inputs)) < TOLERANCE
+    assert distance(torch.cat(outputs, 3), by_fft(layer, inputs)) < TOLERANCE
 
 
 @pytest.mark.parametrize("frames", [7, BLOCK_FRAMES + 3])
 def test_reverse_runs_from_the_last_frame(frames: int) -> None:
-    layer, inputs = random_layer(), torch.randn(CHANNELS, SEQUENCES, frames)
+    layer, inputs = random_layer(), torch.randn(BATCH, CHANNELS, PLACES, frames)
     outputs, _ = layer(inputs, None, reverse=True)
-    assert distance(outputs, by_fft(layer, inputs.flip(2)).flip(2)) < TOLERANCE
+    assert distance(outputs, by_fft(layer, inputs.flip(3)).flip(3)) < TOLERANCE
 
 
 def test_gradients_reach_every_parameter() -> None:
     layer = random_layer().train().requires_grad_(True)
-    layer(torch.randn(CHANNELS, SEQUENCES, 9), None)[0].square().sum().backward()
+    layer(torch.randn(BATCH, CHANNELS, PLACES, 9), None)[0].square().sum().backward()
     assert {name for name, tensor in layer.named_parameters() if tensor.grad is None} == set()

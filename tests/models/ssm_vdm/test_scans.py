@@ -43,7 +43,7 @@ def test_both_directions() -> None:
 
 def test_chunks_with_the_state_carried() -> None:
     layer, x = setting()
-    state: Tensor | None = torch.zeros(layer.state_shape(2 * 3))
+    state: Tensor | None = torch.zeros(layer.state_shape(2, 3))
     outputs = []
     for part in x.split([4, 1, 6], 1):
         y, state = layer.scan(part, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from videossm.models.ssm_vdm import presets
 from videossm.models.ssm_vdm.config import VERSIONS, TemporalConfig, UNetConfig
-from videossm.models.ssm_vdm.diffusion import passes, scalars
+from videossm.models.ssm_vdm.diffusion import scalars
 from videossm.models.ssm_vdm.model import random_model
 from videossm.models.ssm_vdm.step import Step
 from videossm.models.ssm_vdm.unet import UNet
@@ -33,8 +34,13 @@ PUBLIC = {
 LEAVES = "init_temporal_layer.fn.fn.fn."
 
 
+def without_ones(shape: Iterable[int]) -> tuple[int, ...]:
+    """The public code's convolutions are three-dimensional."""
+    return tuple(size for size in shape if size != 1)
+
+
 def public_keys() -> dict[str, dict[str, tuple[int, ...]]]:
-    """By section, name to shape."""
+    """By section, name to shape, without axes of length 1."""
     sections: dict[str, dict[str, tuple[int, ...]]] = {}
     current: dict[str, tuple[int, ...]] = {}
     for line in (Path(__file__).parent / "public_keys.txt").read_text().splitlines():
@@ -42,7 +48,7 @@ def public_keys() -> dict[str, dict[str, tuple[int, ...]]]:
             current = sections.setdefault(line.strip("[]"), {})
         elif not line.startswith("#"):
             name, shape = line.split()
-            current[name] = tuple(int(size) for size in shape.split(","))
+            current[name] = without_ones(int(size) for size in shape.split(","))
     del sections["unet"]["time_rel_pos_bias.relative_attention_bias.weight"]  # of temporal attention
     return sections
 
@@ -52,7 +58,7 @@ def test_names_and_shapes_are_those_of_the_public_code(name: str) -> None:
     expected = public_keys()
     with torch.device("meta"):
         unet = UNet(UNetConfig(dim=16, mults=(1, 2, 4, 8), channels=3, heads=8, temporal=PUBLIC[name]))
-    found = {key: tuple(tensor.shape) for key, tensor in unet.state_dict().items()}
+    found = {key: without_ones(tensor.shape) for key, tensor in unet.state_dict().items()}
     inside = {key for layer, _ in unet.temporal_layers() for key, module in unet.named_modules() if module is layer}
     leaves = {key for key in found if any(key.startswith(f"{layer}.") for layer in inside)}
     assert {key: found[key] for key in found.keys() - leaves} == expected["unet"]
@@ -86,12 +92,14 @@ def test_norms_over_the_clip_join_all_frames() -> None:
 @pytest.mark.parametrize("streamed", [False, True], ids=["clip", "stream"])
 @pytest.mark.parametrize(("kind", "version"), KINDS)
 def test_a_step_is_exported_without_complex_numbers(kind: str, version: int, streamed: bool) -> None:
-    settings = presets.test(kind, version, not streamed, norm="frame" if streamed else "clip")
+    choice = {"norm": "frame", "mode": "stream"} if streamed else {}
+    settings = presets.test(kind, version, not streamed, **choice)
     settings = replace(settings, unet=replace(settings.unet, cond_dim=6), vocab_size=32, text_len=12)
     model = random_model(settings)
-    step, sample, cond = Step(model.unet, settings), torch.randn(1, *settings.sample_shape), torch.randn(1, 6)
-    shapes = model.unet.state_shapes(1, *settings.sample_shape[2:]) if streamed else []
-    inputs = (sample, scalars(passes(settings.diffusion)[1]), cond, None, [torch.randn(shape) for shape in shapes])
+    step, sample, cond = Step(model.unet, settings), torch.randn(settings.sample_shape), torch.randn(1, 6)
+    shapes = model.unet.state_shapes(1, *settings.sample_shape[3:]) if streamed else []
+    values = [torch.tensor([value]) for value in scalars(settings.diffusion)[1].values()]
+    inputs = (sample, values, cond, None, [torch.randn(shape) for shape in shapes])
     program = torch.export.export(step, inputs)
     names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not [name for name in names if "fft" in name or "complex" in name]
