@@ -21,6 +21,7 @@ from scenes import tokenize
 from videossm.models.family import NoiseSource, Video
 from videossm.models.ssm_vdm import rollout
 from videossm.models.ssm_vdm.family import FAMILY
+from videossm.models.ssm_vdm.figures import ObjectEvaluation
 from videossm.models.ssm_vdm.model import SsmVdm, load_checkpoint
 
 BATCH = 16  # videos made at a time
@@ -59,12 +60,11 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     model = load_checkpoint(arguments.checkpoint)
     evaluation = FAMILY.evaluation(model.config.name)
-    assert evaluation is not None, "a model of the shapes world"
-    wanted = evaluation.videos()
     if arguments.frames:
         model.config = replace(model.config, frames=arguments.frames)
-        evaluation = replace(evaluation, seconds=arguments.frames / model.config.fps)
-        wanted = evaluation.videos()
+        evaluation = ObjectEvaluation(arguments.frames / model.config.fps)
+    assert evaluation is not None, "a model of the shapes world"
+    wanted = evaluation.videos()
     if arguments.strip:
         import matplotlib.image
 

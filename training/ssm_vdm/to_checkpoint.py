@@ -1,6 +1,6 @@
 """Makes a checkpoint of what train.py wrote.
 
-Usage: `python training/ssm_vdm/to_checkpoint.py clip out/clip.pt --out models/weights/ssm-shapes-clip.safetensors`.
+    python training/ssm_vdm/to_checkpoint.py ssm-vdm-shapes out/clip.pt --out models/weights/ssm-vdm-shapes.safetensors
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from train import PRESETS
 from videossm.models.ssm_vdm.model import SsmVdm, save_checkpoint
+from videossm.models.ssm_vdm.presets import PRESETS
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("preset", choices=list(PRESETS))
+    parser.add_argument("preset", choices=["ssm-vdm-shapes", "ssm-vdm-shapes-stream"])
     parser.add_argument("training", type=Path, help="what train.py wrote")
     parser.add_argument("--last", action="store_true", help="weights of the last iteration, not their average")
     parser.add_argument("--out", type=Path, required=True)

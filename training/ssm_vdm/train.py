@@ -1,11 +1,12 @@
 """Trains a small SSM video diffusion model on the shapes world.
 
-    python training/ssm_vdm/train.py stream --out out/stills.pt --frames 1 --batch 128 --minutes 40
-    python training/ssm_vdm/train.py stream --start out/stills.pt --out out/stream.pt --frames 16 --batch 8 --minutes 60
-    python training/ssm_vdm/train.py clip --start out/stills.pt --out out/clip.pt --frames 16 --batch 8 --minutes 60
+    train=training/ssm_vdm/train.py
+    python $train ssm-vdm-shapes --out out/stills.pt --frames 1 --batch 64 --minutes 45 --cool 0.3
+    python $train ssm-vdm-shapes --start out/stills.pt --out out/clip.pt --frames 8 --batch 8 --minutes 25
+    python $train ssm-vdm-shapes --out out/clip.pt --frames 16 --batch 4 --minutes 55 --cool 0.5
 
-Single frames first: a batch holds many scenes, and the spatial layers, which both models share, learn what an object
-is. Then clips. Training goes on from --out where it exists. The network predicts the clean video, and its error is
+and ssm-vdm-shapes-stream from the same stills. Single frames first: a batch holds many scenes, and the spatial layers,
+which both models share, learn what an object is. Then clips. Training goes on from --out where it exists. The network predicts the clean video, and its error is
 weighed as an error of the velocity (arXiv 2202.00512).
 """
 
@@ -141,7 +142,7 @@ def save(path: Path, model: SsmVdm, average: dict[str, Tensor], optimiser: torch
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("preset", choices=list(PRESETS))
+    parser.add_argument("preset", choices=["ssm-vdm-shapes", "ssm-vdm-shapes-stream"])
     parser.add_argument("--start", type=Path, help="a training file to take the averaged weights from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--frames", type=int, required=True, help="of a clip")

@@ -1,11 +1,15 @@
-"""The selective scan's layer against a loop over frames, in float64."""
+"""The selective scan's layer against a loop over frames, in float64, and against mamba-ssm's reference."""
 
 from __future__ import annotations
 
+import importlib
+
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from videossm.models.scans.capture import captured_scans
 from videossm.models.ssm_vdm.scans import S6Scan
 
 TOLERANCE = 1e-5  # relative, in the Frobenius norm
@@ -59,3 +63,22 @@ def test_training_has_gradients_and_the_same_outputs() -> None:
     outputs.square().sum().backward()
     assert distance(outputs.detach(), expected) < TOLERANCE
     assert {name for name, tensor in layer.named_parameters() if tensor.grad is None} == set()
+
+
+def test_the_scan_is_that_of_mamba_ssm() -> None:
+    """Against its own reference, which takes the projections that the layer makes."""
+    with captured_scans():  # without CUDA kernels it can be imported nowhere else
+        pytest.importorskip("mamba_ssm", reason="needs mamba-ssm: make test installs it", exc_type=ImportError)
+        reference = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_ref
+    layer, x = setting()
+    batch, frames, places, channels = x.shape
+    u = x.permute(0, 2, 3, 1).flatten(0, 1)  # [B P, E, F]
+    step, write, read = layer.x_proj(u.mT).split([layer.rank, layer.state, layer.state], -1)
+    delta = (step @ layer.dt_proj.weight.T).mT
+    expected = reference(
+        *(u, delta, -layer.A_log.exp(), write.mT, read.mT, layer.D),
+        delta_bias=layer.dt_proj.bias,
+        delta_softplus=True,
+    )
+    expected = expected.reshape(batch, places, channels, frames).permute(0, 3, 1, 2)
+    assert distance(layer.scan(x, None)[0], expected) < TOLERANCE
