@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from videossm.models.scans.precision import full_precision
 
+BLOCK_VALUES = 1 << 22  # of the states of a block's tokens
+
 
 def selective_scan_reference(
     u: Tensor,
@@ -64,7 +66,9 @@ def selective_scan_parallel(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The same in about log2(T) batched steps, differentiable, in fp32 whatever the inputs' type.
+    """The same in blocks of about log2(T) batched steps, differentiable, in fp32 whatever the inputs' type.
+
+    The states of all tokens of a block are in memory at once, so a block has the fewer tokens the larger a state is.
 
     Returns y [B, D, T] in u's type and the last state [B, D, N] in fp32 (float64 if the inputs are). Made of
     operations that standard ONNX has.
@@ -77,16 +81,21 @@ def selective_scan_parallel(
             step = step + delta_bias.to(kind)[:, None]
         if delta_softplus:
             step = F.softplus(step)
-        # Tokens before channels, so that halving the sequence copies whole rows: [B, T, D, N].
-        decay = (step.transpose(1, 2)[..., None] * A.to(kind)).exp()
-        write = (step * inputs).transpose(1, 2)[..., None] * B.to(kind).transpose(1, 2)[:, :, None]
-        states = linear_recurrence(decay, write, state.to(kind))
-        y = (states @ C.to(kind).transpose(1, 2)[..., None]).squeeze(-1).transpose(1, 2)
+        # Tokens before channels, so that halving the sequence copies whole rows: [B, T, ..].
+        parts = (x.to(kind).transpose(1, 2) for x in (step, step * inputs, B, C))
+        tokens = max(1, BLOCK_VALUES // state.numel())
+        blocks, last = [], state.to(kind)
+        for rate, written, into, read in zip(*(part.split(tokens, 1) for part in parts), strict=True):
+            decay, write = (rate[..., None] * A.to(kind)).exp(), written[..., None] * into[:, :, None]
+            states = linear_recurrence(decay, write, last)  # [B, T, D, N]
+            blocks.append((states @ read[..., None]).squeeze(-1))
+            last = states[:, -1]
+        y = torch.cat(blocks, 1).transpose(1, 2)
         if D is not None:
             y = y + D.to(kind)[:, None] * inputs
         if z is not None:
             y = y * F.silu(z.to(kind))
-        return y.to(u.dtype), states[:, -1]
+        return y.to(u.dtype), last
 
 
 def linear_recurrence(decay: Tensor, write: Tensor, state: Tensor) -> Tensor:

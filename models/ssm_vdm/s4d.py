@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from videossm.models.scans.precision import full_precision
 
-BLOCK_FRAMES = 64  # of one matrix; a longer clip is cut into several, since the matrix grows with the square
+BLOCK_FRAMES = 16  # of one matrix, about as many as a state has values: then a frame costs least
 DT_RANGE = (1e-3, 0.1)  # of a new layer, drawn evenly in the logarithm
 
 

@@ -1,6 +1,6 @@
 """Makes a checkpoint of what train.py wrote.
 
-    python training/ssm_vdm/to_checkpoint.py ssm-vdm-shapes out/clip.pt --out models/weights/ssm-vdm-shapes.safetensors
+python training/ssm_vdm/to_checkpoint.py ssm-vdm-shapes out/clip.pt --out models/weights/ssm-vdm-shapes.safetensors
 """
 
 from __future__ import annotations

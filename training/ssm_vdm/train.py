@@ -6,8 +6,8 @@
     python $train ssm-vdm-shapes --out out/clip.pt --frames 16 --batch 4 --minutes 55 --cool 0.5
 
 and ssm-vdm-shapes-stream from the same stills. Single frames first: a batch holds many scenes, and the spatial layers,
-which both models share, learn what an object is. Then clips. Training goes on from --out where it exists. The network predicts the clean video, and its error is
-weighed as an error of the velocity (arXiv 2202.00512).
+which both models share, learn what an object is. Then clips. Training goes on from --out where it exists. The network
+predicts the clean video, and its error is weighed as an error of the velocity (arXiv 2202.00512).
 """
 
 from __future__ import annotations
