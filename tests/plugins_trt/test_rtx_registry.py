@@ -149,15 +149,23 @@ class Selective(torch.nn.Module):
         return selective_scan(u, delta, A, B, C, state, None, z, None, True)[0]
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The small plan of standard operators, and its graphs with scans."""
-    folder = tmp_path_factory.mktemp("built")
+def build(preset: str, folder: Path) -> Built:
+    """The plan of standard operators, and its graphs with scans."""
     plan, canonical = folder / "engine.plan", folder / "canonical"
     plan.mkdir()
     canonical.mkdir()
-    deployment = find_family("test").load("test", {}, True)
-    return build_plan(deployment, BuildOptions("videossm", "standard", OPSET), plan, canonical)
+    family = find_family(preset)
+    return build_plan(family.load(preset, {}, True), BuildOptions(family.name, "standard", OPSET), plan, canonical)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build("test", tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module")
+def built_selective(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build("ssm-vdm-test-stream", tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture(scope="module")
@@ -230,8 +238,12 @@ def test_library_of_cuda_loads_without_a_driver(memory_graph: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_export_parses_the_graph_that_was_verified(library: Path, built: Built, precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("plans", "plugin"), [("built", "GatedDeltaScan"), ("built_selective", "SelectiveScan")])
+def test_export_parses_the_graph_that_was_verified(
+    library: Path, plans: str, plugin: str, precision: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Its builder and the check before the build find the plugins; the graph is the verified one, lowered otherwise."""
+    built: Built = request.getfixturevalue(plans)
     plan = built.plan
     if precision != "fp32":
         (tmp_path / "half.plan").mkdir()
@@ -239,7 +251,7 @@ def test_export_parses_the_graph_that_was_verified(library: Path, built: Built, 
     ((engine, canonical),) = built.scans.items()
     parsed = tmp_path / "parsed.onnx"
     said = run_child(EXPORT, library, plan.path, engine, canonical, parsed)
-    assert "Successfully created plugin: GatedDeltaScan" in messages(said, "INFO"), said
+    assert f"Successfully created plugin: {plugin}" in messages(said, "INFO"), said
     names = list(plan.manifest.engines)
     assert [line["parses"] for line in said if "parses" in line] == names[: names.index(engine) + 1]
     graph, verified = onnx.load(parsed), onnx.load(canonical)
