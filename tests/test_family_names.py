@@ -85,6 +85,19 @@ def test_no_family_is_named() -> None:
     assert used == ALLOWED.keys(), f"allowed, but not there: {ALLOWED.keys() - used}"
 
 
+def test_a_family_is_named_in_its_own_folder_alone() -> None:
+    """And where families are listed; what is tested, trained and told of it is its own."""
+    named = []
+    for folder in ("benchmarks", "calib", "commands", "examples", "export", "models", "plugins_trt", "runtime"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            name = file.relative_to(ROOT).as_posix()
+            if not name.startswith("models/ssm_vdm/") and re.search(
+                "(?i)ssm[-_]?vdm", file.read_text(encoding="utf-8")
+            ):
+                named.append(name)
+    assert named == ["models/family.py"]
+
+
 def test_names_strings_and_attributes_are_seen() -> None:
     source = '"""step"""\ndef f(past):\n    x.latents["self_attn.q of the ffn"]\n    g(sigma=1)'
     assert WORDS & {word for _, word in words(source)} == {"past", "latents", "self_attn", "ffn", "sigma"}
