@@ -41,6 +41,7 @@ class UNetConfig:
     heads: int  # of the spatial attentions, each 32 wide; attn_heads
     temporal: TemporalConfig
     time_linears: int = 2  # linear layers of the time embedding; timeemb_linears
+    time_width: int = 32  # of the time embedding in units of `dim`; 32 in the public code
     groups: int = 8  # of the GroupNorms
     init_kernel: int = 7  # pixels across of the first convolution
     # What a GroupNorm's mean and deviation are taken over. `clip`: all frames, as the public code does; then

@@ -26,6 +26,7 @@ def shapes_clip() -> SsmVdmConfig:
             channels=48,
             heads=2,
             temporal=TemporalConfig("s4d", 20, bidirectional=True, state=16),
+            time_width=4,
             cond_dim=64,
         ),
         diffusion=DiffusionConfig(timesteps=256, prediction="x0", sampler="ddim", steps=16, shift=3.0),

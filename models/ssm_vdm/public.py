@@ -155,6 +155,7 @@ def _unet_config(path: Path, tensors: Mapping[str, Tensor]) -> UNetConfig:
         heads=shape("downs.0.2.fn.fn.to_qkv.weight")[0] // (3 * ATTENTION_WIDTH),
         temporal=_temporal_config(path, tensors),
         time_linears=linears,
+        time_width=shape("time_mlp.1.weight")[0] // dim,
         init_kernel=kernel,
     )
 

@@ -22,8 +22,6 @@ from videossm.models.ssm_vdm.config import LATENT_DOWN, UNetConfig
 from videossm.models.ssm_vdm.s4d import S4D
 from videossm.models.ssm_vdm.temporal import TemporalLayer, temporal_layer
 
-TIME_WIDTH = 32  # width of the time's embedding in units of dim
-
 
 class UNet(nn.Module):
     """Predicts the noise or the clean video. States are a list over all temporal layers, in the order of running."""
@@ -33,7 +31,7 @@ class UNet(nn.Module):
         self.config = config
         dim, levels = config.dim, len(config.mults)
         widths = [dim, *(dim * mult for mult in config.mults)]
-        time_dim = TIME_WIDTH * dim
+        time_dim = config.time_width * dim
 
         def res(channels: int, out: int, timed: bool = True) -> ResnetBlock:
             embeddings = (time_dim, config.cond_dim) if timed else ()
