@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import islice, product
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import torch
 from click.testing import CliRunner
 from oracle import Oracle
 
+from videossm.calib.options import QUANTISED
 from videossm.export.build import Built
 from videossm.export.cli import export
+from videossm.export.target import PRECISIONS
 from videossm.export.verify import TOLERANCE, relative_error, verify
 from videossm.models.family import Deployment
 from videossm.models.shapes.tokenizer import build_tokenizer
@@ -129,6 +132,19 @@ def test_fresh_noise_at_every_step_but_the_last(export_plan: Export, tmp_path: P
     plan = export_plan(model, tmp_path).plan
     assert [one.noise for one in plan.manifest.passes] == [True] * 4 + [False]
     assert max(error.sample for error in verify(plan, model, 2)) <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="needs pip install 'videossm[rtx]'")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_tensorrt_rtx_builds_its_engines(precision: str, tmp_path: Path) -> None:
+    words = ["ssm-vdm-test-stream", "--random-weights", "--no-verify", "--precision", precision, "--report", "none"]
+    words += ["--backend", "tensorrt-rtx", "--gpu-arch", "sm_89", "--gpu-arch", "sm_120"]
+    if precision in QUANTISED:
+        words += ["--calibration-size", "1", "--calibration-chunks", "2"]
+    result = CliRunner().invoke(export, [*words, "-o", str(tmp_path / "rtx.plan")])
+    assert result.exit_code == 0, result.output
+    assert Plan.open(tmp_path / "rtx.plan").manifest.target.architectures == ("sm_89", "sm_120")
 
 
 def refused(*words: object) -> str:
