@@ -52,7 +52,7 @@ def python(plan: Plan, seed: int = 5, threads: int = 1) -> Rollout:
 def test_40_chunks_with_a_switch_a_save_a_resume_and_a_fork(library: Library, plan: Plan, tmp_path: Path) -> None:
     mine, other = python(plan), CRollout.create(c_plan(library, plan), prompts(plan, FIRST), [5])
     kept = fork = python_fork = None
-    for index in range(CHUNKS):
+    for index in range(plan.manifest.stream.chunks or CHUNKS):
         if index == SWITCH and plan.manifest.text:
             mine.set_prompt(prompts(plan, SECOND))
             other.set_prompt(*prompts(plan, SECOND))
@@ -85,6 +85,8 @@ def test_more_threads(library: Library, exported_plan: Callable[..., Plan], thre
 
 def test_the_scenario(built: Path, plan: Plan, tmp_path: Path) -> None:
     """Fork, saved state and snapshot side by side in three threads, a cancel from another: in scenario.cpp."""
+    if plan.manifest.stream.chunks:
+        pytest.skip("a clip has no middle")
     texts = [words[0] for words in (prompts(plan, FIRST), prompts(plan, SECOND)) if words]
     run(built / "scenario", plan.path, 1, 16, tmp_path / "frames", *texts)
     mine, expected = python(plan), []
@@ -281,7 +283,7 @@ def test_seeds(library: Library, build_plan: Callable[..., Plan]) -> None:
 
 
 def test_threads_below_none_are_refused(library: Library, tiny_plan: Plan) -> None:
-    with pytest.raises(CError, match=r"^threads: got -1, "):
+    with pytest.raises(CError, match=r"^threads: got -1 for onnxruntime, "):
         c_plan(library, tiny_plan, -1)
 
 
