@@ -115,6 +115,30 @@ def test_a_prompt_by_its_token_ids(library: Library, tiny_plan: Plan, tmp_path: 
     other.save(tmp_path / "state")
 
 
+def test_a_tokenizer_of_another_kind_takes_token_ids_alone(library: Library, plan_copy: Path) -> None:
+    """Such as umT5's, which is Unigram."""
+    from small_plan import rebuilt
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    from videossm.runtime.prompt import PromptTokenizer
+
+    pieces = [("[PAD]", 0.0), ("[UNK]", 0.0), ("a", -1.0), ("re", -2.0), ("d", -2.0), ("red", -3.0)]
+    unigram = Tokenizer(models.Unigram(pieces, unk_id=1))
+    unigram.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    unigram.save(str(plan_copy / "tokenizer.json"))
+    plan = rebuilt(plan_copy)
+    assert plan.manifest.text is not None
+    shared = c_plan(library, plan)
+    assert shared.info.takes_text == 0 and shared.info.text_length == plan.manifest.text.length
+    message = r"^prompt: got a text for a tokenizer that is not word-level, expected token ids; make them with"
+    with pytest.raises(CError, match=message) as caught:
+        CRollout.create(shared, ["a red"])
+    assert caught.value.status == PROMPT
+    tokens = PromptTokenizer(plan.tokenizer_file, plan.manifest.text).encode(["a red"])
+    other = CRollout.create(shared, seeds=[5], tokens=tokens)
+    assert np.array_equal(other.frames(), next(Rollout(plan, "a red", 5, threads=1)).frames)
+
+
 def test_a_clean_sample_from_outside(library: Library, tiny_plan: Plan) -> None:
     mine, other = python(tiny_plan), CRollout.create(c_plan(library, tiny_plan), [FIRST], [5])
     sample = np.random.default_rng(1).standard_normal(mine._program.sample_shape, np.float32)
