@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,10 @@ def starts(plan: Plan, build: Path, prompt: str) -> dict[str, float]:
 
 
 def chunks(plan: Plan, build: Path, prompt: str) -> dict[str, float]:
-    from videossm_c import CPlan, CRollout, Library
-
+    c: Any = import_module("videossm_c")
     texts = [prompt] * plan.manifest.stream.batch if prompt else []
     mine = Rollout(plan, texts or None, 0, threads=1)
-    other = CRollout.create(CPlan(Library(build / "libvideossm.so"), plan.path, 1), texts, [0])
+    other = c.CRollout.create(c.CPlan(c.Library(build / "libvideossm.so"), plan.path, 1), texts, [0])
     for _ in range(WARM_UP):
         assert np.array_equal(next(mine).frames, other.frames()), "the same numbers everywhere"
     return compared(lambda: next(mine).frames, other.next, CHUNKS)
