@@ -128,7 +128,7 @@ PLANS = (
     "by hand",
     *(f"{preset} fp32" for preset in small_presets()),
     "test int8",
-    "test fp16",
+    pytest.param("test fp16", marks=pytest.mark.slow),
     "shapes fp32",
     "own model",
 )

@@ -40,8 +40,8 @@
    videossm_rollout_cancel.
 
    Versions. Structs with `size_bytes` may grow at their end: set it as the macros do. All text is UTF-8. There is no
-   state outside of the handles, but for ONNX Runtime's library, which is loaded once and stays; and no function prints
-   anything. */
+   state outside of the handles, but for the libraries of ONNX Runtime, CUDA and TensorRT, which are loaded once for the
+   process when a plan asks for them, and stay; and no function prints anything. */
 #ifndef VIDEOSSM_VIDEOSSM_H
 #define VIDEOSSM_VIDEOSSM_H
 
