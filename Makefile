@@ -92,9 +92,10 @@ plugins:
 	cmake -S plugins_trt -B build/plugins -DCMAKE_BUILD_TYPE=Release $(if $(TensorRT_ROOT),-DTensorRT_ROOT=$(TensorRT_ROOT))
 	cmake --build build/plugins --parallel
 
-# ONNXRUNTIME_ROOT=... names ONNX Runtime's own; else it is set up from its package and Debian's header.
+# ONNXRUNTIME_ROOT=... names ONNX Runtime's own; else it is set up from its package and Debian's header. TensorRT_ROOT=...
+# names TensorRT's headers.
 ONNXRUNTIME_ROOT ?= build/onnxruntime
-CPP := cmake -S runtime/cpp -DONNXRUNTIME_ROOT=$(abspath $(ONNXRUNTIME_ROOT))
+CPP := cmake -S runtime/cpp -DONNXRUNTIME_ROOT=$(abspath $(ONNXRUNTIME_ROOT)) $(if $(TensorRT_ROOT),-DTensorRT_ROOT=$(TensorRT_ROOT))
 
 build/onnxruntime: install
 	@sh runtime/cpp/onnxruntime.sh $@ $(BIN)/python || echo "left out: the backend for ONNX Runtime"
@@ -110,7 +111,7 @@ FUZZ_SECONDS ?= 600
 FUZZ_TARGETS := manifest state tokenizer
 fuzz: install
 	$(CPP) -B build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DVIDEOSSM_FUZZERS=ON -DVIDEOSSM_EXAMPLES=OFF \
-	  -DVIDEOSSM_ONNXRUNTIME=OFF -DVIDEOSSM_SANITIZE=address,undefined -DBUILD_SHARED_LIBS=OFF
+	  -DVIDEOSSM_ONNXRUNTIME=OFF -DVIDEOSSM_TENSORRT=OFF -DVIDEOSSM_SANITIZE=address,undefined -DBUILD_SHARED_LIBS=OFF
 	cmake --build build/fuzz --parallel
 	@for target in $(FUZZ_TARGETS); do \
 	  mkdir -p build/fuzz/found/$$target; \

@@ -11,13 +11,19 @@ from typing import Any
 import numpy as np
 
 OK, ENDED, CANCELLED = 0, 1, 2
-PLAN, STATE, PROMPT, BACKEND, ARGUMENT = 16, 17, 18, 19, 20
+PLAN, STATE, PROMPT, BACKEND, ARGUMENT, MEMORY = 16, 17, 18, 19, 20, 21
 Log = ctypes.CFUNCTYPE(None, c_void_p, c_char_p)
 Progress = ctypes.CFUNCTYPE(None, c_void_p, c_int64, c_size_t, c_size_t)
 
 
 class PlanOptions(ctypes.Structure):
-    _fields_ = [("size_bytes", c_size_t), ("threads", c_int32), ("log", Log), ("log_user", c_void_p)]
+    _fields_ = [
+        ("size_bytes", c_size_t),
+        ("threads", c_int32),
+        ("log", Log),
+        ("log_user", c_void_p),
+        ("device", c_int32),
+    ]
 
 
 class PlanInfo(ctypes.Structure):
@@ -95,9 +101,9 @@ class Library:
 
 
 class CPlan:
-    def __init__(self, library: Library, path: Path, threads: int = 0, log: Any = None) -> None:
+    def __init__(self, library: Library, path: Path, threads: int = 0, log: Any = None, device: int = 0) -> None:
         self.library, self.handle = library, c_void_p()
-        options = PlanOptions(ctypes.sizeof(PlanOptions), threads, Log(log) if log else Log(), None)
+        options = PlanOptions(ctypes.sizeof(PlanOptions), threads, Log(log) if log else Log(), None, device)
         library.call("plan_open", str(path).encode(), byref(options), byref(self.handle))
 
     @property

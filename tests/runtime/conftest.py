@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_plan import rebuilt
 from tiny_plan import Tiny, Twin, write_tiny_plan
 
 from videossm.runtime.plan import Plan
@@ -39,6 +40,17 @@ def tiny_plan(build_plan: Callable[..., Plan]) -> Plan:
 def plan_copy(tiny_plan: Plan, tmp_path: Path) -> Path:
     """The folder of a tiny plan that a test may damage."""
     return Path(shutil.copytree(tiny_plan.path, tmp_path / "copy.plan"))
+
+
+@pytest.fixture(scope="session")
+def engine_plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Plan]:
+    """`engine_plan(plan, **fields)`: the same for TensorRT, with those fields of the manifest changed."""
+
+    def build(plan: Plan, **fields: Any) -> Plan:
+        folder = Path(shutil.copytree(plan.path, tmp_path_factory.mktemp("engines") / f"{plan.name}.plan"))
+        return rebuilt(folder, **{"backend": "tensorrt", **fields})
+
+    return build
 
 
 @pytest.fixture(scope="session")

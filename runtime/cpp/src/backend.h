@@ -1,10 +1,11 @@
 // What a rollout asks of whatever runs the engines.
 //
 // BoundEngine::run, Backend::copy and Buffer::write take effect in the order of the calls and may return before they
-// are done; Buffer::read and Buffer::host wait for all that came before. Buffers and bound engines belong to one
-// thread at a time; a backend and its engines are shared.
+// are done; Buffer::read, Buffer::host and Stopwatch::seconds wait for all that came before. Buffers, bound engines and
+// stopwatches belong to one thread at a time; a backend and its engines are shared.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -35,6 +36,15 @@ public:
     const Shape shape;
 };
 
+// Adds up the device's time for what is queued between start and stop.
+class Stopwatch {
+public:
+    virtual ~Stopwatch() = default;
+    virtual void start() = 0;
+    virtual void stop() = 0;
+    virtual double seconds() = 0;
+};
+
 // One engine over fixed buffers. No output is an input.
 class BoundEngine {
 public:
@@ -63,11 +73,30 @@ public:
     virtual std::unique_ptr<Buffer> buffer(DType dtype, const Shape& shape) = 0;
     // Of equal shapes.
     virtual void copy(const Buffer& source, Buffer& target) = 0;
+    virtual std::unique_ptr<Stopwatch> stopwatch() = 0;
 };
 
-// The one that the manifest names. `threads`: 0 for the backend's own number. Throws Error where it was not built in.
-std::unique_ptr<Backend> open_backend(const Manifest& manifest, int threads);
+// The one that the manifest names. `threads`: of a CPU; 0 for the backend's own number. `device`: index of a GPU. Throws
+// Error where it was not built in, or cannot start.
+std::unique_ptr<Backend> open_backend(const Manifest& manifest, int threads, int device);
 
 std::unique_ptr<Backend> open_onnxruntime(const Manifest& manifest, int threads);
+std::unique_ptr<Backend> open_tensorrt(const Manifest& manifest, int device);
+
+// Type and shape of a tensor, as a message shows them; and those of several by their names.
+std::string tensor_text(const std::string& type, const Shape& shape);
+using TensorTexts = std::map<std::string, std::string>;
+
+template <typename Tensor>
+TensorTexts tensor_texts(const std::vector<Tensor>& tensors) {
+    TensorTexts all;
+    for (const Tensor& tensor : tensors) {
+        all[tensor.name] = tensor_text(name_of(tensor.dtype), tensor.shape);
+    }
+    return all;
+}
+
+// An engine must have exactly the tensors that the manifest lists. Throws Error.
+void check_tensors(const std::string& where, const TensorTexts& listed, const TensorTexts& found);
 
 }  // namespace videossm::internal

@@ -190,7 +190,7 @@ videossm_status videossm_plan_open(const char* path, const videossm_plan_options
             }
         };
         auto made = std::make_unique<videossm_plan>();
-        made->plan = open_plan(path, known.threads, log);
+        made->plan = open_plan(path, known.threads, known.device, log);
         *plan = made.release();
         return VIDEOSSM_OK;
     });
@@ -378,13 +378,13 @@ videossm_status videossm_rollout_timing(const videossm_rollout* rollout, size_t 
                                         videossm_error** error) {
     return guarded(error, [&] {
         need(rollout && engine && seconds, "rollout, engine or seconds", "all of them");
-        const std::vector<double>& all = rollout->rollout->seconds();
-        if (index >= all.size()) {
+        const auto& engines = rollout->rollout->plan().manifest().engines;
+        if (index >= engines.size()) {
             throw argument_error("index: got " + std::to_string(index) + ", expected less than the " +
-                                 std::to_string(all.size()) + " engines; see videossm_plan_describe");
+                                 std::to_string(engines.size()) + " engines; see videossm_plan_describe");
         }
-        *engine = rollout->rollout->plan().manifest().engines[index].first.c_str();
-        *seconds = all[index];
+        *engine = engines[index].first.c_str();
+        *seconds = rollout->rollout->seconds(index);
         return VIDEOSSM_OK;
     });
 }

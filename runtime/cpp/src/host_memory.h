@@ -1,6 +1,8 @@
 // Buffers in the host's memory, where everything is done when a call returns.
 #pragma once
 
+#include <chrono>
+
 #include "backend.h"
 
 namespace videossm::internal {
@@ -29,6 +31,17 @@ private:
     std::unique_ptr<void, Free> memory_;  // none in a part
     char* data_ = nullptr;
     size_t rows_ = 1, row_bytes_ = 0, stride_bytes_ = 0;
+};
+
+class HostStopwatch : public Stopwatch {
+public:
+    void start() override { started_ = std::chrono::steady_clock::now(); }
+    void stop() override { sum_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count(); }
+    double seconds() override { return sum_s_; }
+
+private:
+    std::chrono::steady_clock::time_point started_;
+    double sum_s_ = 0;
 };
 
 }  // namespace videossm::internal

@@ -95,6 +95,7 @@ struct File {
 struct Manifest {
     std::string name, precision, backend, stream_identity, checksum;
     bool has_target = false;
+    bool version_compatible = false;  // engines bring code of their own, for later versions of TensorRT
     Stream stream;
     std::optional<Window> window;
     std::optional<Text> text;

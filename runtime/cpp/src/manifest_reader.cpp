@@ -170,14 +170,16 @@ void check_self_test(const Json& value, const std::string& field) {
     fields.end();
 }
 
-void check_target(const Json& value, const std::string& field) {
+// Whether later versions of TensorRT take the engines, which then bring code for that.
+bool read_target(const Json& value, const std::string& field) {
     Fields fields(value, field);
     list_in(fields.required("architectures"), fields.at("architectures"), 1, kAny,
             [](const Json& item, const std::string& at) { architecture_in(item, at); });
     flag(fields, "later");
-    flag(fields, "version_compatible");
+    const bool version_compatible = flag(fields, "version_compatible");
     flag(fields, "weight_streaming");
     fields.end();
+    return version_compatible;
 }
 
 File read_file(const Json& value, const std::string& field) {
@@ -205,8 +207,8 @@ Manifest read_manifest(const Json& value) {
     m.backend = one_of(fields.required("backend"), "backend", {"onnxruntime", "tensorrt", "tensorrt-rtx"});
     one_of(fields.required("lowering"), "lowering", {"standard", "contrib", "native", "plugin"});
     if (const Json& target = fields.required("target"); !target.is(Json::Kind::null)) {
-        check_target(target, "target");
         m.has_target = true;
+        m.version_compatible = read_target(target, "target");
     }
     m.stream_identity = sha256_in(fields.required("stream_identity"), "stream_identity");
     m.stream = read_stream(fields.required("stream"), "stream");

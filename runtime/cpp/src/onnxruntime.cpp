@@ -6,7 +6,6 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
-#include <map>
 
 #include "backend.h"
 #include "error.h"
@@ -158,42 +157,11 @@ private:
     const std::string file_;
 };
 
-// A tensor's dtype and shape as a message shows them.
-std::string described(const Shape& shape, ONNXTensorElementDataType type) {
-    std::string text = "type " + std::to_string(static_cast<int>(type));
-    for (const auto& [dtype, each] : kTypes) {
-        text = each == type ? name_of(dtype) : text;
-    }
-    for (const int64_t side : shape) {
-        text += " " + std::to_string(side);
-    }
-    return text;
-}
-
-// The graph must have exactly the tensors that the manifest lists.
-template <typename Tensor>
-void check_tensors(const std::string& where, const std::vector<Tensor>& expected, const std::map<std::string, std::string>& found) {
-    std::map<std::string, std::string> listed;
-    for (const Tensor& tensor : expected) {
-        listed[tensor.name] = described(tensor.shape, onnx_type(tensor.dtype));
-    }
-    const auto in = [](const std::map<std::string, std::string>& all, const std::string& name) {
-        const auto each = all.find(name);
-        return each == all.end() ? std::string("none") : each->second;
-    };
-    std::map<std::string, std::string> names = listed;
-    names.insert(found.begin(), found.end());
-    for (const auto& [name, ignored] : names) {
-        if (in(listed, name) != in(found, name)) {
-            throw backend_error(where + ": " + shown(name) + ": got " + in(found, name) + ", expected " +
-                                in(listed, name) + " by manifest.json; export the plan again");
-        }
-    }
-}
-
-std::string described(const Ort::TypeInfo& info) {
+std::string found_text(const Ort::TypeInfo& info) {
     const auto tensor = info.GetTensorTypeAndShapeInfo();
-    return described(tensor.GetShape(), tensor.GetElementType());
+    const ONNXTensorElementDataType type = tensor.GetElementType();
+    const auto known = std::find_if(std::begin(kTypes), std::end(kTypes), [&](const auto& pair) { return pair.second == type; });
+    return tensor_text(known == std::end(kTypes) ? "type " + std::to_string(type) : name_of(known->first), tensor.GetShape());
 }
 
 class OrtBackend : public Backend {
@@ -218,17 +186,17 @@ public:
         }
         try {
             auto engine = std::make_unique<OrtEngine>(Ort::Session(env_, path.c_str(), options_), memory_, placement(), name);
-            std::map<std::string, std::string> inputs, outputs;
+            TensorTexts inputs, outputs;
             Ort::AllocatorWithDefaultOptions allocator;
             Ort::Session& session = engine->session();
             for (size_t i = 0; i < session.GetInputCount(); ++i) {
-                inputs[session.GetInputNameAllocated(i, allocator).get()] = described(session.GetInputTypeInfo(i));
+                inputs[session.GetInputNameAllocated(i, allocator).get()] = found_text(session.GetInputTypeInfo(i));
             }
             for (size_t i = 0; i < session.GetOutputCount(); ++i) {
-                outputs[session.GetOutputNameAllocated(i, allocator).get()] = described(session.GetOutputTypeInfo(i));
+                outputs[session.GetOutputNameAllocated(i, allocator).get()] = found_text(session.GetOutputTypeInfo(i));
             }
-            check_tensors(name + ": inputs", spec.inputs, inputs);
-            check_tensors(name + ": outputs", spec.outputs, outputs);
+            check_tensors(name + ": inputs", tensor_texts(spec.inputs), inputs);
+            check_tensors(name + ": outputs", tensor_texts(spec.outputs), outputs);
             return engine;
         } catch (const Ort::Exception& error) {
             throw backend_error(name + ": ONNX Runtime " + library().GetVersionString() + " cannot load it (" +
@@ -243,6 +211,8 @@ public:
     void copy(const Buffer& source, Buffer& target) override {
         static_cast<HostBuffer&>(target).copy_from(static_cast<const HostBuffer&>(source));
     }
+
+    std::unique_ptr<Stopwatch> stopwatch() override { return std::make_unique<HostStopwatch>(); }
 
 private:
     template <typename Tensor>

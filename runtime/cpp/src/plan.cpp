@@ -29,7 +29,7 @@ void need_text(const Plan& plan) {
 
 }  // namespace
 
-std::shared_ptr<const Plan> open_plan(const std::string& path, int threads, const Log& log) {
+std::shared_ptr<const Plan> open_plan(const std::string& path, int threads, int device, const Log& log) {
     auto plan = std::make_shared<Plan>();
     const auto start = std::chrono::steady_clock::now();
     plan->files = open_plan_files(path);
@@ -38,7 +38,7 @@ std::shared_ptr<const Plan> open_plan(const std::string& path, int threads, cons
     if (manifest.text) {
         plan->tokenizer = read_tokenizer(plan->files.folder / kTokenizerFile);
     }
-    plan->backend = open_backend(manifest, threads);
+    plan->backend = open_backend(manifest, threads, device);
     for (const auto& [name, spec] : manifest.engines) {
         const auto loading = std::chrono::steady_clock::now();
         plan->engines[name] = plan->backend->load(spec, text_of(plan->files.folder / path_of(spec.file)));

@@ -1,13 +1,10 @@
 // What a rollout asks for while it runs; program_memory.cpp has how it is set up.
 #include "program.h"
 
-#include <chrono>
-
 namespace videossm::internal {
 
 Program::Program(const Manifest& manifest, Backend& backend, const Engines& engines)
-    : manifest_(manifest), backend_(backend), engines_(engines), last_(manifest.passes.size() - 1),
-      seconds_(manifest.engines.size(), 0.0) {
+    : manifest_(manifest), backend_(backend), engines_(engines), last_(manifest.passes.size() - 1) {
     take_memory();
     take_carries();
     take_ring();
@@ -104,9 +101,9 @@ void Program::run(const Call& call) {
     for (const Carry* carry : call.carries) {
         sides = 2 * sides + carry->side;
     }
-    const auto started = std::chrono::steady_clock::now();
+    stopwatches_[call.engine]->start();
     call.bound[sides]->run();
-    seconds_[call.engine] += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    stopwatches_[call.engine]->stop();
 }
 
 void Program::run(const std::vector<Call>& calls) {

@@ -62,8 +62,8 @@ public:
     // Makes the state of `other`, of the same plan, this one's too, the prompt's included.
     void copy_from(const Program& other);
 
-    // Seconds inside each engine so far, in the order of the manifest.
-    const std::vector<double>& seconds() const { return seconds_; }
+    // Seconds inside an engine so far, by its place in the manifest.
+    double seconds(size_t engine) const { return stopwatches_[engine]->seconds(); }
 
 private:
     using Owned = std::map<std::string, std::unique_ptr<Buffer>>;
@@ -116,7 +116,7 @@ private:
     const Engines& engines_;
     const size_t last_;
     bool commits_ = false;
-    std::vector<double> seconds_;
+    std::vector<std::unique_ptr<Stopwatch>> stopwatches_;  // by engine
 
     // Memory. Keys are names of states, but for those of controls_, which are sources.
     std::map<std::string, std::unique_ptr<Buffer>, std::less<>> controls_;

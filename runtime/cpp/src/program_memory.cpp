@@ -49,6 +49,7 @@ Program::Owned Program::buffers(const std::vector<const TensorSpec*>& tensors) {
 
 void Program::take_memory() {
     for (const auto& [name, engine] : manifest_.engines) {
+        stopwatches_.push_back(backend_.stopwatch());
         for (const Input& tensor : engine.inputs) {
             const bool control = std::find(std::begin(kControls), std::end(kControls), tensor.source) != std::end(kControls);
             if (control && controls_.count(tensor.source) == 0) {
@@ -78,6 +79,7 @@ void Program::take_memory() {
     for (const int64_t count : {stream.first_frames, stream.later_frames}) {
         if (frames_.count(count) == 0) {
             frames_[count] = backend_.buffer(DType::uint8, {stream.batch, count, stream.height, stream.width, 3});
+            frames_[count]->host();  // takes what it needs on the host now, and not in a chunk
         }
     }
     prompt_ = buffers(states_of_kind(manifest_, "prompt"));

@@ -33,7 +33,7 @@ struct Plan {
 using Log = std::function<void(const std::string& line)>;
 
 // Throws Error.
-std::shared_ptr<const Plan> open_plan(const std::string& path, int threads, const Log& log);
+std::shared_ptr<const Plan> open_plan(const std::string& path, int threads, int device, const Log& log);
 
 // One for each stream of the batch. `texts` is empty where ids were given.
 struct Prompts {
@@ -79,7 +79,7 @@ public:
     int64_t next_index() const { return chunk_; }
     int64_t next_frames() const;
     size_t sample_count() const { return program_.sample_count(); }
-    const std::vector<double>& seconds() const { return program_.seconds(); }
+    double seconds(size_t engine) const { return program_.seconds(engine); }
 
     Outcome next(ChunkView& view);
     ChunkView append(const float* sample, size_t count);

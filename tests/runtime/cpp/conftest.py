@@ -17,6 +17,7 @@ import pytest
 from running import run
 from videossm_c import Library
 
+from videossm.models.family import FAMILIES, known_family
 from videossm.runtime import Plan
 
 ROOT = Path(__file__).parents[3]
@@ -75,13 +76,13 @@ def library(built: Path) -> Library:
 
 @pytest.fixture(scope="session")
 def exported_plan(shared: Shared) -> Callable[..., Plan]:
-    """`exported_plan("test", precision="int8")`: a preset's plan, with random weights for `test`."""
+    """`exported_plan("test", precision="int8")`: a preset's plan, with random weights but for `shapes`."""
 
     def export(preset: str, precision: str = "fp32") -> Plan:
         from videossm.export.cli import export as command
 
         def make(folder: Path) -> None:
-            random = ["--random-weights"] if preset == "test" else []
+            random = ["--random-weights"] if preset != "shapes" else []
             arguments = [preset, "-o", str(folder / "plan"), "--precision", precision, "--no-verify", *random]
             with contextlib.suppress(SystemExit):
                 command.main(arguments)
@@ -111,12 +112,31 @@ def own_model_plan(shared: Shared) -> Plan:
     return Plan.open(shared("cpp-own-model", make))
 
 
-PLANS = ("by hand", "test fp32", "test int8", "shapes fp32", "own model")
+def small_presets() -> list[str]:
+    """Of every family, so that one that is added is tested here without more: those with `test` in their names."""
+    found = []
+    for name in FAMILIES:
+        family = known_family(name)
+        assert family is not None
+        presets = [preset for preset in family.presets if "test" in preset.split("-")]
+        assert presets, f"{name}: no small preset with the word test in its name"
+        found += presets
+    return found
+
+
+PLANS = (
+    "by hand",
+    *(f"{preset} fp32" for preset in small_presets()),
+    "test int8",
+    pytest.param("test fp16", marks=pytest.mark.slow),
+    "shapes fp32",
+    "own model",
+)
 
 
 @pytest.fixture(scope="session", params=PLANS)
 def plan(request: pytest.FixtureRequest, build_plan: Callable[..., Plan], exported_plan: Callable[..., Plan]) -> Plan:
-    """One of each kind: two streams with every kind of state, fp32 and int8, with text and without."""
+    """One of each kind: two streams with every kind of state, each family, each precision, with text and without."""
     if request.param == "by hand":
         return build_plan(name="cpp", batch=2, sampler="renoise", rope_frame="absolute")
     if request.param == "own model":

@@ -99,7 +99,7 @@ void count_allocations(const char* path, int chunks, const char* first, const ch
     auto plan = std::make_shared<Plan>();
     plan->files = open_plan_files(path);
     plan->tokenizer = first ? WordLevel::read(read_whole(plan->files.folder / kTokenizerFile)) : nullptr;
-    plan->backend = open_backend(plan->manifest(), 1);
+    plan->backend = open_backend(plan->manifest(), 1, 0);
     for (const auto& [name, spec] : plan->manifest().engines) {
         plan->engines[name] = std::make_unique<Uncounted>(
             plan->backend->load(spec, text_of(plan->files.folder / path_of(spec.file))));
@@ -121,7 +121,7 @@ void count_allocations(const char* path, int chunks, const char* first, const ch
 }
 
 void show_resident(const char* path, int chunks, const char* prompt) {
-    const auto plan = open_plan(path, 1, [](const std::string&) {});
+    const auto plan = open_plan(path, 1, 0, [](const std::string&) {});
     const auto rollout = rollout_of(plan, prompt);
     for (int i = 1; i <= chunks; ++i) {
         ChunkView view;

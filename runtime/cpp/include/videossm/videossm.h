@@ -40,8 +40,8 @@
    videossm_rollout_cancel.
 
    Versions. Structs with `size_bytes` may grow at their end: set it as the macros do. All text is UTF-8. There is no
-   state outside of the handles, but for ONNX Runtime's library, which is loaded once and stays; and no function prints
-   anything. */
+   state outside of the handles, but for the libraries of ONNX Runtime, CUDA and TensorRT, which are loaded once for the
+   process when a plan asks for them, and stay; and no function prints anything. */
 #ifndef VIDEOSSM_VIDEOSSM_H
 #define VIDEOSSM_VIDEOSSM_H
 
@@ -100,6 +100,7 @@ typedef struct videossm_plan_options {
     /* Told what happens while the plan is opened, a line each. May be NULL. */
     void (*log)(void *user, const char *line);
     void *log_user;
+    int32_t device; /* index of the GPU, for a plan of TensorRT; the calling thread's current device stays as it is */
 } videossm_plan_options;
 
 typedef struct videossm_plan_info {
@@ -117,7 +118,7 @@ typedef struct videossm_plan_info {
     size_t engine_count, pass_count;
 } videossm_plan_info;
 
-#define VIDEOSSM_PLAN_OPTIONS {sizeof(videossm_plan_options), 0, NULL, NULL}
+#define VIDEOSSM_PLAN_OPTIONS {sizeof(videossm_plan_options), 0, NULL, NULL, 0}
 
 /* `path`: of the plan's folder, or of any file in it. `options`: NULL for the defaults. */
 VIDEOSSM_API videossm_status videossm_plan_open(const char *path, const videossm_plan_options *options,

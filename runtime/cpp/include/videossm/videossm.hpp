@@ -78,10 +78,11 @@ using Snapshot = std::unique_ptr<videossm_snapshot, detail::Free>;
 
 class Plan {
 public:
-    /* `threads`: of a CPU; 0 for one a core. */
-    explicit Plan(const std::string &path, int threads = 0) {
+    /* `threads`: of a CPU; 0 for one a core. `device`: index of the GPU, for a plan of TensorRT. */
+    explicit Plan(const std::string &path, int threads = 0, int device = 0) {
         videossm_plan_options options = VIDEOSSM_PLAN_OPTIONS;
         options.threads = threads;
+        options.device = device;
         videossm_plan *plan = nullptr;
         detail::checked(videossm_plan_open, path.c_str(), &options, &plan);
         plan_.reset(plan);
