@@ -32,7 +32,7 @@ WORDS = {
     *("input_ids", "attention_mask"),
 }
 PLACES = (
-    *("runtime", "export", "calib"),
+    *("runtime", "export", "calib", "cost"),
     *(f"benchmarks/{name}.py" for name in ("bench", "engine_builds", "gpu", "machine", "same_numbers")),
 )
 SCAN = "an input of the scans' operators, which are the project's own"

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from videossm.models.shapes.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("models", "export", "calib", "plugins_trt", "runtime", "commands")
+FOLDERS = ("models", "export", "calib", "cost", "plugins_trt", "runtime", "commands")
 COMMANDS = {f"videossm-{name}" for name in ("bench", "calibrate", "compare", "doctor", "export", "inspect", "run")}
 WEIGHTS_BYTES = 16e6  # what git may hold
 LIMIT_BYTES = 300 * 2**20
