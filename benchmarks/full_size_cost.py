@@ -1,4 +1,4 @@
-"""The cost of a model at its full size by a few of its layers: `python benchmarks/full_size_cost.py`, into docs/cost.md.
+"""The cost of a model at its full size, by two plans of few layers: `python benchmarks/full_size_cost.py`.
 
 It exports PRESET with two and with three layers, random weights, in the geometry that it has, and counts both plans.
 All layers are alike: what the third one adds, each further one adds, too. So a count of L layers is that of two and

@@ -115,7 +115,7 @@ def tokens_of(node: Node) -> int:
 
 
 def _convolution(node: Node) -> int:
-    """Weights [C_out, C_in / groups, kernel ..]. A transposed one does for a number read what others do for one written."""
+    """Weights [C_out, C_in / groups, kernel ..]; a transposed one multiplies for each number that it reads."""
     weight = _given(node, 1).shape
     each = prod(weight[1:])
     numbers = _given(node, 0).size if node.operator == "ConvTranspose" else node.output.size

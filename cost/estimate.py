@@ -67,7 +67,7 @@ class EngineCost:
 
 @dataclass(frozen=True)
 class Times:
-    """Of one run of an engine, in seconds. `by_kind`: the estimate's parts. `above`: of each what is above the floor."""
+    """Of one run of an engine, in seconds. `by_kind`: the estimate; `above`: what of each kind is above the floor."""
 
     compute_floor: float
     memory_floor: float
