@@ -1,13 +1,35 @@
 # videossm_scans_cuda: the scans on a CUDA stream. It holds CUDA's runtime; a machine needs the driver alone.
-set(VIDEOSSM_CUDA_ARCHITECTURES "80-real;86-real;89-real;90-real;120" CACHE STRING
-    "for CMAKE_CUDA_ARCHITECTURES; the last as code that later devices can compile, too")
+set(VIDEOSSM_CUDA_ARCHITECTURES "" CACHE STRING
+    "for CMAKE_CUDA_ARCHITECTURES; if empty 8.0 to 9.0, and 10.0, 10.3 and 12.0 where nvcc has them")
 set(VIDEOSSM_CUDA_SOURCES launch)
 foreach(type fp32 fp16 bf16)
     list(APPEND VIDEOSSM_CUDA_SOURCES gated_delta_${type} selective_scan_${type})
 endforeach()
 
+# 9.0 also as code that any later device compiles at its first use: one that nvcc does not know yet, or that is not named.
+function(choose_architectures result)
+    set(chosen "80-real;86-real;89-real;90")
+    if(DEFINED ENV{CUDACXX})
+        set(nvcc $ENV{CUDACXX})
+    else()
+        find_program(VIDEOSSM_NVCC nvcc PATHS /usr/local/cuda/bin)
+        set(nvcc ${VIDEOSSM_NVCC})
+    endif()
+    execute_process(COMMAND ${nvcc} --list-gpu-arch OUTPUT_VARIABLE known ERROR_QUIET RESULT_VARIABLE failed)
+    foreach(architecture 100 103 120)
+        if(NOT failed AND known MATCHES "compute_${architecture}\n")
+            list(APPEND chosen ${architecture}-real)
+        endif()
+    endforeach()
+    set(${result} "${chosen}" PARENT_SCOPE)
+endfunction()
+
 include(CheckLanguage)
-set(CMAKE_CUDA_ARCHITECTURES ${VIDEOSSM_CUDA_ARCHITECTURES})
+if(VIDEOSSM_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES ${VIDEOSSM_CUDA_ARCHITECTURES})
+else()
+    choose_architectures(CMAKE_CUDA_ARCHITECTURES)
+endif()
 check_language(CUDA)
 if(CMAKE_CUDA_COMPILER)
     enable_language(CUDA)

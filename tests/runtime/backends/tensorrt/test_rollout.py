@@ -146,6 +146,13 @@ def test_without_graphs_it_runs_all_the_same(tiny_plan, engine_plan, tensorrt, t
     assert all("runs without CUDA graphs" in note and why in note for note in usage.notes)
 
 
+def test_an_error_that_a_failed_capture_leaves_in_tensorrt_ends_nothing(tiny_plan, engine_plan, tensorrt, tmp_path):
+    expected = story(tiny_plan, tmp_path)
+    trt = tensorrt("random")
+    trt.options.capturable, trt.options.keeps_errors = False, True
+    assert all(map(np.array_equal, story(engine_plan(tiny_plan), tmp_path), expected))
+
+
 def test_activations_share_a_block_and_buffers_none(tiny_plan, engine_plan, tensorrt):
     trt = tensorrt()
     rollout = Rollout(engine_plan(tiny_plan), RED)
