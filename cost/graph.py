@@ -5,7 +5,7 @@ Weights are not read, only their sizes. What is computed of constants alone is a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -49,7 +49,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Node:
-    """`operator`: with its domain, if that is not the standard one. An input or output that is left out is None.
+    """`operator`: with its domain, if that is not the standard one. What is left out or never read is None.
 
     `body`: of a Scan, whose nodes run `times` times.
     """
@@ -89,6 +89,10 @@ class _Reader:
     def __init__(self, model: ModelProto, where: str) -> None:
         self.model, self.where = model, where
         fixed = _fixed(model)
+        self.read = {value.name for value in model.graph.output}  # by what counts
+        for node in reversed(model.graph.node):
+            if self.read.intersection(node.output):
+                self.read |= _names_read(node)
         self.tensors: dict[str, Tensor] = {}
         for value in inferred_values(model).values():
             self.tensors[value.name] = self._tensor(value, value.name in fixed)
@@ -98,7 +102,8 @@ class _Reader:
     def graph(self) -> EngineGraph:
         graph = self.model.graph
         weights = {tensor.name for tensor in graph.initializer}
-        nodes = tuple(self._node(node) for node in graph.node if not self._is_constant(node))
+        counted = (node for node in graph.node if self.read.intersection(node.output) and not self._is_constant(node))
+        nodes = tuple(self._node(node) for node in counted)
         read = {tensor.name for node in nodes for tensor in node.inputs if tensor is not None}
         read |= {tensor.name for node in nodes if node.body for tensor in node.body.inputs}
         places = {
@@ -115,7 +120,7 @@ class _Reader:
     def _node(self, node: NodeProto) -> Node:
         operator = node.op_type if node.domain in _STANDARD else f"{node.domain}:{node.op_type}"
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.type not in _GRAPHS}
-        inputs, outputs = self._known(node.input), self._known(node.output)
+        inputs, outputs = self._known(node.input), self._known([n if n in self.read else "" for n in node.output])
         body, times = None, 1
         if any(attribute.type in _GRAPHS for attribute in node.attribute):
             if operator != "Scan":
@@ -123,7 +128,7 @@ class _Reader:
             body, times = self._body(node, attributes)
         return Node(operator, node.name, inputs, outputs, attributes, body, times)
 
-    def _known(self, names: Iterable[str]) -> tuple[Tensor | None, ...]:
+    def _known(self, names: Sequence[str]) -> tuple[Tensor | None, ...]:
         missing = [name for name in names if name and name not in self.tensors]
         if missing:
             raise PlanError(f"{self.where}: {missing[0]}: got no sizes, expected some; export the plan again")
@@ -155,6 +160,12 @@ class _Reader:
         if not value.type.tensor_type.HasField("shape") or not all(side.HasField("dim_value") for side in sides):
             raise PlanError(f"{self.where}: {value.name}: got no static sizes, expected some; export the plan again")
         return Tensor(value.name, tuple(side.dim_value for side in sides), value.type.tensor_type.elem_type, constant)
+
+
+def _names_read(node: NodeProto) -> set[str]:
+    """Inputs, and what its subgraphs read."""
+    inner = [nested for attribute in node.attribute if attribute.type in _GRAPHS for nested in attribute.g.node]
+    return set(node.input).union(*(_names_read(nested) for nested in inner)) - {""}
 
 
 def _fixed(model: ModelProto) -> set[str]:
