@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 from machine import around, table, write_between
 
@@ -37,10 +38,11 @@ class FewLayers:
     plans: tuple[Plan, Plan]
     costs: tuple[list[EngineCost], list[EngineCost]]
 
-    def at(self, layers: int, value: Callable[[Plan, list[EngineCost]], float]) -> float:
-        """`value` of a plan of that many layers."""
-        first, second = (value(plan, costs) for plan, costs in zip(self.plans, self.costs, strict=True))
-        return first + (layers - FEW[0]) * (second - first) / (FEW[1] - FEW[0])
+    def at(self, layers: int, values: Callable[[Plan, list[EngineCost]], Sequence[float]]) -> list[float]:
+        """The `values` of a plan of that many layers."""
+        first, second = (values(plan, costs) for plan, costs in zip(self.plans, self.costs, strict=True))
+        times = (layers - FEW[0]) / (FEW[1] - FEW[0])
+        return [a + times * (b - a) for a, b in zip(first, second, strict=True)]
 
 
 def main() -> int:
@@ -82,27 +84,17 @@ def exported(folder: Path, lowering: str, layers: int) -> Path:
 
 
 def engines(few: FewLayers) -> str:
-    """Of one run on the first device of the page."""
-    device = DEVICES["h200"]
+    """Of one run on an H200."""
     rows = []
     for index, cost in enumerate(few.costs[0]):
-
-        def value(get: Callable[[EngineCost], float], index: int = index) -> float:
-            return few.at(LAYERS, lambda _, costs: get(costs[index]))
-
-        ms = [1000 * value(lambda c, b=backend: times(c, PRECISION, device, b).estimate) for backend in RULES]
-        floor = 1000 * value(lambda c: times(c, PRECISION, device, "tensorrt").floor)
+        nodes, flops, own, *others = few.at(LAYERS, partial(_of_engine, index=index))
+        counts, moved, ms = others[:2], others[2:4], others[4:]
         rows.append(
             [
-                cost.name,
-                str(cost.runs or "-"),
-                f"{value(lambda c: len(c.graph.nodes)):,.0f}",
-                f"{value(lambda c: sum(c.flops.values())) / 1e12:.3g}",
-                f"{value(lambda c: c.own_bytes) / 1e9:.3g}",
-                *(f"{value(lambda c, b=b: c.count(b)):,.0f}" for b in RULES),
-                *(f"{value(lambda c, b=b: c.moved_bytes(b)) / 1e9:.3g}" for b in RULES),
-                f"{floor:.3g}",
-                *(f"{time:.3g}" for time in ms),
+                *(cost.name, str(cost.runs or "-"), f"{nodes:,.0f}", f"{flops / 1e12:.3g}", f"{own / 1e9:.3g}"),
+                *(f"{count:,.0f}" for count in counts),
+                *(f"{size / 1e9:.3g}" for size in moved),
+                *(f"{1000 * time:.3g}" for time in ms),
             ]
         )
     head = ["a run of", "runs", "nodes", "TFLOP", "GB at least", "launches, TensorRT", "ONNX Runtime"]
@@ -110,41 +102,43 @@ def engines(few: FewLayers) -> str:
     return table(head, rows)
 
 
+def _of_engine(plan: Plan, costs: list[EngineCost], index: int) -> list[float]:
+    """Nodes, FLOPs and bytes; by backend launches and bytes moved; seconds: the floor, and by backend the estimate."""
+    cost = costs[index]
+    of_run = {backend: times(cost, PRECISION, DEVICES["h200"], backend) for backend in RULES}
+    return [
+        *(len(cost.graph.nodes), sum(cost.flops.values()), cost.own_bytes),
+        *(cost.count(backend) for backend in RULES),
+        *(cost.moved_bytes(backend) for backend in RULES),
+        of_run["tensorrt"].floor,
+        *(each.estimate for each in of_run.values()),
+    ]
+
+
 def chunks(few: FewLayers, names: list[str]) -> str:
     rows = []
-    for name in names:
+    for name, backend in product(names, RULES):
         device = DEVICES[name]
-        for backend in RULES:
-
-            def value(field: str, device: Device = device, backend: str = backend) -> float:
-                return few.at(LAYERS, lambda _, costs: _field(costs, device, backend, field))
-
-            above = {kind: value(kind) for kind in _kinds(few, device, backend)}
-            named = sorted(above.items(), key=lambda item: -item[1])[:5]
-            rows.append(
-                [
-                    device.name,
-                    backend,
-                    f"{1000 * value('floor'):.0f}",
-                    f"**{1000 * value('estimate'):.0f}**",
-                    f"{1000 * value('reached'):.0f}",
-                    f"{few.at(LAYERS, lambda p, c, b=backend: peak_bytes(p.manifest, c, b)) / 1e9:.1f}",
-                    ", ".join(f"{kind} {1000 * time:.1f}" for kind, time in named if time > 5e-5),
-                ]
-            )
+        kinds = list(chunk_times(few.costs[0], PRECISION, device, backend).above)
+        of_chunk = partial(_of_chunk, device=device, backend=backend, kinds=kinds)
+        floor, estimate, reached, peak, *above = few.at(LAYERS, of_chunk)
+        largest = sorted(zip(kinds, above, strict=True), key=lambda pair: -pair[1])[:5]
+        rows.append(
+            [
+                *(device.name, backend, f"{1000 * floor:.0f}", f"**{1000 * estimate:.0f}**", f"{1000 * reached:.0f}"),
+                f"{peak / 1e9:.1f}",
+                ", ".join(f"{kind} {1000 * time:.1f}" for kind, time in largest if time > 5e-5),
+            ]
+        )
     head = ["a chunk on", "by", "floor, ms", "estimate, ms", f"at {REACHED:.0%} of the rate, ms", "peak, GB"]
     return table([*head, "above the floor, ms"], rows, texts=2)
 
 
-def _field(costs: list[EngineCost], device: Device, backend: str, field: str) -> float:
-    chunk: Any = chunk_times(costs, PRECISION, device, backend)
-    return float(
-        chunk.above.get(field, 0.0) if field not in ("floor", "estimate", "reached") else getattr(chunk, field)
-    )
-
-
-def _kinds(few: FewLayers, device: Device, backend: str) -> list[str]:
-    return list(chunk_times(few.costs[0], PRECISION, device, backend).above)
+def _of_chunk(plan: Plan, costs: list[EngineCost], device: Device, backend: str, kinds: list[str]) -> list[float]:
+    """Seconds, bytes at the peak, and seconds above the floor of each of `kinds`."""
+    chunk = chunk_times(costs, PRECISION, device, backend)
+    above = [chunk.above.get(kind, 0.0) for kind in kinds]
+    return [chunk.floor, chunk.estimate, chunk.reached, peak_bytes(plan.manifest, costs, backend), *above]
 
 
 if __name__ == "__main__":

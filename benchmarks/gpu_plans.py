@@ -81,8 +81,9 @@ def errors(folder: Path) -> Iterator[Item]:
     plans = found(folder)
     for plan in plans:
         reference = reference_of(plan, plans)
-        for provider in providers(plan) if reference else ():
-            yield Item(_name(plan, provider), partial(errors_of, plan, reference, provider))
+        if reference is not None:
+            for provider in providers(plan):
+                yield Item(_name(plan, provider), partial(errors_of, plan, reference, provider))
 
 
 def providers(plan: Plan) -> tuple[str | None, ...]:
@@ -97,7 +98,7 @@ def figures_of(plan: Plan, provider: str | None) -> Row:
     """Those of `videossm-bench`, or why it does not run."""
     manifest = plan.manifest
     target = None if manifest.target is None else list(manifest.target.architectures)
-    row = {"precision": manifest.precision, "backend": manifest.backend, "target": target}
+    row: Row = {"precision": manifest.precision, "backend": manifest.backend, "target": target}
     row["versions"] = manifest.versions
     try:
         with Rollout(plan, prompts_of(plan), SEED, "cuda:0", provider=provider) as rollout:

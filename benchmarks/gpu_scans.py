@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from gpu_session_parts import Item, PartFile, Row
-from kernel_resources import FOLDER, build, parse
+from kernel_resources import FOLDER, build, missing_tools, parse
 from scan_cases import Case, name
 from scan_checks import TOOLS, all_cases, check, few_cases, sanitized
 from scan_floors import Rates, Shape, floor, gated_grid, is_of_videossm, selective_grid
@@ -29,15 +29,16 @@ LEAST_ARCHITECTURE = 80
 
 def why_not_here() -> str | None:
     if not torch.cuda.is_available():
-        return f"device: got no GPU that PyTorch {torch.__version__} sees, expected one; --dry-run needs none"
+        return f"device: got no GPU that PyTorch {torch.__version__} sees, expected one; install PyTorch for CUDA"
     architecture = int(_architecture())
     if architecture < LEAST_ARCHITECTURE:
         return f"device: got compute capability {architecture / 10}, expected at least 8.0"
-    return None
+    return missing_tools()
 
 
 def device() -> Iterator[Item]:
-    """Its name and the rates that it reaches."""
+    """Its name and driver, and the rates that it reaches."""
+    yield Item("gpu", _gpu)
     yield Item("rates", _rates)
 
 
@@ -108,7 +109,15 @@ def library_path(architecture: str, folder: Path = FOLDER) -> Path:
     return folder / architecture / "libvideossm_scans_cuda.so"
 
 
+def _gpu() -> Row:
+    driver = probe_driver()
+    (gpu, *_) = driver.gpus
+    return {"name": gpu.name, "architecture": gpu.architecture, "driver": driver.version, "passed": None}
+
+
 def _rates() -> Row:
+    if why := why_not_here():
+        return {"failed": why, "passed": None}
     rates = measure_rates()
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "driver": probe_driver(()).version}
     found = {"device": rates.device, "multiprocessors": _multiprocessors(), "architecture": _architecture()}

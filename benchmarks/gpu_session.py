@@ -24,27 +24,38 @@ import gpu_plans
 import gpu_scans
 from gpu_scans_page import Bar, judge, line, markdown
 from gpu_session_parts import Part, PartFile, Row, run_part
-from kernel_resources import missing_tools
 from machine import table
 from scan_checks import TOOL_TIMEOUT_S, all_cases
 from scan_floors import H200, Rates
 from scan_speed import TIMING
 
+from videossm.runtime.driver import probe_driver
+
 POLL_S = 0.5
+SANITIZER_S = TOOL_TIMEOUT_S + 30
 DRY_RUN_MULTIPROCESSORS = 132  # of an H200
 
 
 def parts(plans: Path, out: Path) -> list[Part]:
     """By their worth. `plans`: the folder of --make."""
+    scans = gpu_scans.why_not_here
     return [
         Part("device", "Which GPU is it, and which rates does it reach?", 10, gpu_scans.device),
         Part("figures", "How long does a chunk take, by plan?", 300, partial(gpu_plans.figures, plans), 300),
-        Part("build", "Do the scans compile, without spills?", 60, gpu_scans.compilation, 600),
-        Part("checks", "Are the scans right, whole, split and in place?", 60, gpu_scans.checks),
+        Part("build", "Do the scans compile, without spills?", 60, gpu_scans.compilation, 600, scans),
+        Part("checks", "Are the scans right, whole, split and in place?", 60, gpu_scans.checks, why_not=scans),
         Part("errors", "Are the plans right, beside those on the CPU?", 180, partial(gpu_plans.errors, plans), 300),
-        Part("speed", "How fast are the scans beside others?", 60, partial(gpu_scans.speed, True, out)),
-        Part("sanitizer", "Does compute-sanitizer find anything?", 240, gpu_scans.sanitizers, TOOL_TIMEOUT_S + 30),
-        Part("grid", "How fast are the scans at all other shapes?", 120, partial(gpu_scans.speed, False, out)),
+        Part("speed", "How fast are the scans beside others?", 60, partial(gpu_scans.speed, True, out), why_not=scans),
+        Part(
+            "sanitizer", "Does compute-sanitizer find anything?", 240, gpu_scans.sanitizers, TOOL_TIMEOUT_S + 30, scans
+        ),
+        Part(
+            "grid",
+            "How fast are the scans at all other shapes?",
+            120,
+            partial(gpu_scans.speed, False, out),
+            why_not=scans,
+        ),
     ]
 
 
@@ -73,8 +84,9 @@ def main() -> int:
         (part,) = (part for part in every if part.name == args.child)
         run_part(part, args.out, time.perf_counter() + args.budget_s)
         return 0
-    if refused := gpu_scans.why_not_here():
-        print(refused, file=sys.stderr)
+    driver = probe_driver()
+    if not driver.gpus:
+        print(f"device: got no GPU ({driver.problem}), expected one; --dry-run needs none", file=sys.stderr)
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     run(wanted, args.out, args.plans, args.budget_s)
@@ -86,6 +98,9 @@ def run(wanted: Sequence[Part], out: Path, plans: Path, budget_s: float) -> None
     """Part after part, each in children: one that dies or hangs loses the item that it was at."""
     end = time.monotonic() + budget_s
     for part in wanted:
+        if why := part.why_not():
+            print(f"{part.name}: left out: {why}", file=sys.stderr)
+            continue
         while not PartFile(out, part.name).complete and time.monotonic() < end:
             left = end - time.monotonic()
             command = [sys.executable, __file__, "--child", part.name, "--out", str(out), "--plans", str(plans)]
@@ -127,7 +142,8 @@ def listing(wanted: Sequence[Part], plans: Path, out: Path) -> str:
     lacking = [name for name in gpu_plans.MADE if f"{name}.plan" not in there]
     if lacking:
         lines.append(f"plans: {plans} lacks {', '.join(lacking)}; make them with --make")
-    lines += [f"here: {why}" for why in (gpu_scans.why_not_here(), missing_tools()) if why]
+    whys = dict.fromkeys(why for part in wanted if (why := part.why_not()))
+    lines += [f"here without the scans: {why}" for why in whys]
     return "\n".join(lines)
 
 
@@ -151,7 +167,8 @@ def write_page(out: Path) -> list[Bar]:
 
 def scans_result(rows: dict[str, dict[str, Row]]) -> Row:
     """What is known of the scans, as gpu_scans_page takes it: the whole grid, with times where they were measured."""
-    on = rows["device"].get("rates")
+    on = rows["device"].get("rates", {})
+    on = on if "rates" in on else {}
     rates = Rates(**on["rates"]) if on else H200
     timed = [row for name in ("speed", "grid") for row in rows[name].values() if "ms" in row]
     found = {(row["scan"], *_sizes(row)): row for row in timed}

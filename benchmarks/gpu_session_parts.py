@@ -27,13 +27,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Part:
-    """`seconds`: about how long all items take. `item_limit_s`: after that, one counts as hung."""
+    """`seconds`: about how long all items take. `item_limit_s`: after that, one counts as hung.
+
+    `why_not`: what keeps the part from being done here, None if nothing does.
+    """
 
     name: str
     question: str
     seconds: float
     items: Callable[[], Iterable[Item]]
     item_limit_s: float = 180
+    why_not: Callable[[], str | None] = lambda: None
 
 
 class PartFile:

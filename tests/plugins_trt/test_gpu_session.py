@@ -27,7 +27,7 @@ def kept() -> ModuleType:
     return importlib.import_module("gpu_session_parts")
 
 
-def part_of(kept: ModuleType, *names: str, measure: Callable[[str], dict[str, object]], **more: float) -> object:
+def part_of(kept: ModuleType, *names: str, measure: Callable[[str], dict[str, object]], **more: object) -> object:
     """A part whose items call `measure` with their names."""
 
     def items() -> Iterator[object]:
@@ -91,6 +91,15 @@ path.write_text(json.dumps({"rows": values["rows"], "running": None, "complete":
 """
 
 
+def test_a_part_that_cannot_be_done_here_is_left_out(
+    session: ModuleType, kept: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = part_of(kept, "a", measure=lambda name: {}, why_not=lambda: "no compiler")
+    session.run([part], tmp_path, tmp_path, 60)
+    assert capsys.readouterr().err == "fake: left out: no compiler\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [("sys.exit(9)", "its process ended with exit code 9"), ("time.sleep(60)", "got no end within 2 s")],
@@ -124,12 +133,12 @@ def run_script(session: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: obj
 def test_a_dry_run_lists_the_parts_and_what_is_lacking(
     session: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(importlib.import_module("kernel_resources").shutil, "which", lambda name: None)
+    monkeypatch.setattr(importlib.import_module("gpu_scans").torch.cuda, "is_available", lambda: False)
     assert run_script(session, monkeypatch, "--dry-run", "--out", tmp_path, "--plans", tmp_path) == 0
     out = capsys.readouterr().out
     for part in session.parts(tmp_path, tmp_path):
         assert f"| {part.name} | {part.question} | {part.seconds:.0f} | 0 |" in out
-    assert "lacks shapes-fp32, " in out and "nvcc and cmake: got none on PATH" in out
+    assert "lacks shapes-fp32, " in out and "here without the scans: " in out
     assert list(tmp_path.iterdir()) == []
 
 
