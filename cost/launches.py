@@ -97,19 +97,25 @@ def fused_nodes(flow: Flow) -> Groups:
     it and the element-wise nodes right behind it; and one for all nodes between these that hang together."""
     level = _levels(flow)
     along = _prologues(flow) | _epilogues(flow, level)
-    region: dict[int, int] = {}
+    older: dict[int, int] = {}  # a node that hangs together with it and came before; the first of all is its own
+
+    def first(index: int) -> int:
+        while older[index] != index:
+            older[index] = index = older[older[index]]
+        return index
+
     for index, node in enumerate(flow.nodes):
         if kind_of(node) in (*HEAVY, NOTHING) or index in along:
             continue
-        region[index] = index
+        older[index] = index
         for maker in flow.makers(node):
-            if maker in region and level[maker] == level[index]:
-                older, newer = sorted((region[maker], region[index]))
-                region = {key: older if value == newer else value for key, value in region.items()}
+            if maker in older and level[maker] == level[index]:
+                one, other = sorted((first(maker), first(index)))
+                older[other] = one
     groups: dict[int, list[Node]] = defaultdict(list)
     for index, node in enumerate(flow.nodes):
         if kind_of(node) != NOTHING:
-            groups[along.get(index, region.get(index, index))].append(node)
+            groups[along.get(index, first(index) if index in older else index)].append(node)
     return list(groups.values())
 
 

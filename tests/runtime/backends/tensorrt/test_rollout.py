@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from videossm.runtime import BackendError, Rollout, StateError
+from videossm.runtime.cli.bench import CAPTURES
 from videossm.runtime.program import buffer_bytes
 
 RED, GREEN = "a red circle moves left", "a green square"
@@ -151,6 +152,20 @@ def test_an_error_that_a_failed_capture_leaves_in_tensorrt_ends_nothing(tiny_pla
     trt = tensorrt("random")
     trt.options.capturable, trt.options.keeps_errors = False, True
     assert all(map(np.array_equal, story(engine_plan(tiny_plan), tmp_path), expected))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_is_captured_once_a_benchmark_has_warmed_up(build_plan, engine_plan, tensorrt, kind):
+    tensorrt()
+    plan = build_plan(**KINDS[kind])
+    rollout = Rollout(engine_plan(plan), [RED] * plan.manifest.stream.batch)
+    window = plan.manifest.window.chunks
+    for _ in itertools.islice(rollout, 1 + window + CAPTURES):
+        pass
+    graphs = rollout.device_usage.graphs
+    for _ in itertools.islice(rollout, 12):
+        pass
+    assert rollout.device_usage.graphs == graphs
 
 
 def test_activations_share_a_block_and_buffers_none(tiny_plan, engine_plan, tensorrt):
