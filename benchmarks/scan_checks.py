@@ -1,6 +1,6 @@
 """The CUDA scans against float64, split, and in place: `python benchmarks/scan_checks.py LIBRARY` checks a few cases.
 
-That is what `scans_cuda.py` runs under compute-sanitizer; it checks all of them itself.
+That is what gpu_session.py runs under compute-sanitizer; it checks all of them itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from scan_cases import (
 from videossm.plugins_trt import ScanLibrary
 
 TOOLS = ("memcheck", "racecheck")
-TOOL_TIMEOUT_S = 900
+TOOL_TIMEOUT_S = 240
 SUMMARY = re.compile(r"SUMMARY: (\d+) (?:error|hazard)")
 
 
@@ -100,15 +100,15 @@ def failures(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def sanitized(library: Path) -> list[dict[str, Any]]:
-    """A run of this file under each tool; `passed` is None where the tool did not judge, with the reason."""
+def sanitized(library: Path, tool: str) -> dict[str, Any]:
+    """A run of this file under a tool; `passed` is None where the tool did not judge, with the reason."""
     nvcc = shutil.which("nvcc")
     beside = Path(nvcc).resolve().parent if nvcc else Path("/usr/local/cuda/bin")
     program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=beside)
     if program is None:
         why = "compute-sanitizer: got none, expected it on PATH or beside nvcc"
-        return [{"tool": tool, "passed": None, "summary": why} for tool in TOOLS]
-    return [_sanitize(program, tool, library) for tool in TOOLS]
+        return {"tool": tool, "passed": None, "summary": why}
+    return _sanitize(program, tool, library)
 
 
 def _sanitize(program: str, tool: str, library: Path) -> dict[str, Any]:

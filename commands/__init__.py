@@ -26,7 +26,7 @@ def export() -> None:
 
 
 def inspect() -> None:
-    _start("videossm.runtime.cli.inspect", "inspect")
+    _start("videossm.cost.cli", "inspect")
 
 
 def run() -> None:

@@ -32,8 +32,8 @@ WORDS = {
     *("input_ids", "attention_mask"),
 }
 PLACES = (
-    *("runtime", "export", "calib"),
-    *(f"benchmarks/{name}.py" for name in ("bench", "engine_builds", "gpu", "machine", "same_numbers")),
+    *("runtime", "export", "calib", "cost"),
+    *(f"benchmarks/{name}.py" for name in ("bench", "engine_builds", "gpu_plans", "machine", "same_numbers")),
 )
 SCAN = "an input of the scans' operators, which are the project's own"
 ALLOWED = {  # file, word -> why
@@ -50,7 +50,7 @@ ALLOWED = {  # file, word -> why
     ("runtime/program.py", "past"): "the value of a state before an engine has run",
     ("runtime/program.py", "present"): "what a commit leaves for the ring",
     ("runtime/wordlevel.py", "decoder"): "a field of a tokenizer's file",
-    ("benchmarks/gpu.py", "shapes"): "the plans that it makes by itself",
+    ("benchmarks/gpu_plans.py", "shapes"): "the plans that it makes by itself",
     ("calib/observers.py", "present"): "the bins of a histogram that hold something",
 }
 

@@ -16,6 +16,7 @@ FORBIDDEN = {  # folder -> what none of its modules may import, wherever in the 
     "calib": ("torch", "videossm"),
     "plugins_trt": ("torch", "onnx", "videossm"),
     "commands": ("torch", "onnx", "videossm"),  # what it starts, it names
+    "cost": ("torch", "videossm"),
 }
 ALLOWED = {  # of the project's own packages
     "runtime": ("videossm.runtime",),
@@ -24,6 +25,7 @@ ALLOWED = {  # of the project's own packages
     "calib": ("videossm.calib", "videossm.models", "videossm.runtime"),
     "plugins_trt": ("videossm.plugins_trt",),
     "commands": ("videossm.commands",),
+    "cost": ("videossm.calib", "videossm.cost", "videossm.runtime"),
 }
 
 

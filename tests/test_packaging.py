@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from videossm.models.shapes.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("models", "export", "calib", "plugins_trt", "runtime", "commands")
+FOLDERS = ("models", "export", "calib", "cost", "plugins_trt", "runtime", "commands")
 COMMANDS = {f"videossm-{name}" for name in ("bench", "calibrate", "compare", "doctor", "export", "inspect", "run")}
 WEIGHTS_BYTES = 16e6  # of a checkpoint in git
 LIMIT_BYTES = 300 * 2**20
@@ -184,9 +184,9 @@ def test_the_base_install_is_small(base_python: Path, metadata: Message) -> None
     assert sum(sizes.values()) <= LIMIT_BYTES, f"by distribution: {sizes}"
 
 
-@pytest.mark.parametrize("command", ["run", "inspect", "bench"])
-def test_the_base_install_has_working_commands(base_python: Path, command: str) -> None:
-    done = run(base_python, "-m", f"videossm.runtime.cli.{command}", "--help", cwd=base_python.parent)
+@pytest.mark.parametrize("module", ["runtime.cli.run", "cost.cli", "runtime.cli.bench"])
+def test_the_base_install_has_working_commands(base_python: Path, module: str) -> None:
+    done = run(base_python, "-m", f"videossm.{module}", "--help", cwd=base_python.parent)
     assert done.returncode == 0, done.stderr
     assert "PLAN" in done.stdout
 

@@ -55,7 +55,7 @@ def build_engines(
         built = {}
         for name, spec in plan.manifest.engines.items():
             engine, started = folder / f"{name}.engine", time.perf_counter()
-            engine_builder.build(name, spec, graphs[name], engine)
+            engine_builder.build(name, spec, graphs[name], engine, lowering == "plugin" and name in scans)
             as_it_is = graphs[name].parent == plan.path
             built[name] = BuiltEngine(time.perf_counter() - started, engine.stat().st_size, as_it_is)
         _add_files(plan, options, graphs, folder)

@@ -15,7 +15,7 @@ HARDWARE_LEVELS = {"ampere_plus": "ampere+", "same_compute_capability": "sameCom
 
 
 def build_command(backend: str, graph: Path, engine: str, options: TensorRtOptions) -> str:
-    """The line for a shell that makes the file `engine` of `graph`."""
+    """The line for a shell that makes the file `engine` of `graph`, which has no scans that are plugins."""
     words = [TOOLS[backend], f"--onnx={graph}", f"--saveEngine={engine}", "--skipInference"]
     words += ["--noTF32", "--decomposableAttentions=*"]  # the second does nothing where there is no attention
     if options.gpu_arch:
@@ -34,6 +34,4 @@ def build_command(backend: str, graph: Path, engine: str, options: TensorRtOptio
     words += ["--versionCompatible"] * options.version_compatible
     if options.hardware_compatible is not None:
         words += [f"--hardwareCompatibilityLevel={HARDWARE_LEVELS[options.hardware_compatible]}"]
-    if options.plugins is not None:
-        words += [f"--dynamicPlugins={options.plugins}", f"--setPluginsToSerialize={options.plugins}"]
     return shlex.join(words)

@@ -41,8 +41,8 @@ class EngineBuilder:
         if options.plugins is not None:
             _load_plugins(trt, options.plugins)
 
-    def build(self, name: str, spec: EngineSpec, graph: Path, engine: Path) -> None:
-        """Writes the engine `name` of the ONNX file `graph` to the file `engine`.
+    def build(self, name: str, spec: EngineSpec, graph: Path, engine: Path, has_plugins: bool = False) -> None:
+        """Writes the engine `name` of the ONNX file `graph` to the file `engine`; with the plugins that it then needs.
 
         Raises BackendError, with TensorRT's reason, where it cannot be built or is not what `spec` says;
         KeyboardInterrupt when Ctrl-C ended it.
@@ -51,19 +51,19 @@ class EngineBuilder:
         with self._progress(PERCENT, "%") as bar:
             bar.set_description_str(name)
             serialized = in_thread(
-                lambda: self._serialized(name, spec, graph, phases),
+                lambda: self._serialized(name, spec, graph, phases, has_plugins),
                 lambda: bar.update(int(PERCENT * phases.fraction) - bar.n),
                 phases.cancelled.set,
             )
             bar.update(PERCENT - bar.n)
         engine.write_bytes(memoryview(serialized))
 
-    def _serialized(self, name: str, spec: EngineSpec, graph: Path, phases: Phases) -> Any:
+    def _serialized(self, name: str, spec: EngineSpec, graph: Path, phases: Phases, has_plugins: bool) -> Any:
         network, problems = parse_network(self._trt, self._builder, self._log, graph)
         if problems:
             raise BackendError(f"{name}: {'; '.join(problems)}; export the graph again")
         _check_tensors(self._trt, network, name, spec)
-        config = self._config()
+        config = self._config(has_plugins)
         config.progress_monitor = monitor = monitor_of(self._trt, phases)
         timings = self._options.timing_cache
         if timings is not None:
@@ -76,7 +76,7 @@ class EngineBuilder:
             write_timings(timings, config, self._log)
         return serialized
 
-    def _config(self) -> Any:
+    def _config(self, has_plugins: bool = False) -> Any:
         """No optimisation profile: shapes are static. An input with a dynamic size would need one here."""
         trt, options = self._trt, self._options
         config = self._builder.create_builder_config()
@@ -93,13 +93,13 @@ class EngineBuilder:
         if options.hardware_compatible is not None:
             level = options.hardware_compatible.upper()
             config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
-        if options.plugins is not None:
+        if has_plugins:
             config.plugins_to_serialize = [str(options.plugins)]
         config.clear_flag(trt.BuilderFlag.TF32)  # what stays fp32 in a plan stays so for its accuracy
         if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION") and not options.weight_streaming:
             # TensorRT-RTX captures no CUDA graph without it, and streams no weights with it.
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-        for flag in _flags(options):
+        for flag in _flags(options, has_plugins):
             config.set_flag(getattr(trt.BuilderFlag, flag))
         return config
 
@@ -113,8 +113,9 @@ def _load_plugins(trt: Any, library: Path) -> None:
         raise log.fail(f"--plugins: {library} cannot be loaded", "build it with `make plugins`")
 
 
-def _flags(options: TensorRtOptions) -> list[str]:
-    """Stripped weights come back as they were, which REFIT_IDENTICAL lets TensorRT count on; REFIT takes any others."""
+def _flags(options: TensorRtOptions, has_plugins: bool) -> list[str]:
+    """Stripped weights come back as they were, which REFIT_IDENTICAL lets TensorRT count on; REFIT takes any others.
+    Only a version-compatible engine brings plugins along."""
     flags = []
     if options.refit:
         flags.append("REFIT")
@@ -124,7 +125,7 @@ def _flags(options: TensorRtOptions) -> list[str]:
         flags.append("STRIP_PLAN")
     if options.weight_streaming:
         flags.append("WEIGHT_STREAMING")
-    if options.version_compatible:
+    if options.version_compatible or has_plugins:
         flags.append("VERSION_COMPATIBLE")
     return flags
 

@@ -48,7 +48,8 @@ class TensorRtOptions:
         weight_streaming: weights may stay in host memory and come when needed.
         version_compatible: later versions of TensorRT take the engines.
         hardware_compatible: other GPUs take the engines, of HARDWARE.
-        plugins: library with the scans' plugins, for the lowering `plugin`; only version-compatible engines hold it.
+        plugins: library with the scans' plugins, for the lowering `plugin`. The engines with scans hold it, which makes
+            them version-compatible, as TensorRT wants it; others stay as they are, since such engines can be slower.
     """
 
     gpu_arch: tuple[str, ...] = ()
@@ -95,11 +96,6 @@ class TensorRtOptions:
         ):
             if got is not None and got not in known:
                 raise UserError(f"{option}: got {got}, expected one of {', '.join(known)}; choose one")
-        if self.plugins is not None and not self.version_compatible:
-            raise UserError(
-                "--plugins: got it without --version-compatible, expected both, as only such engines bring plugins "
-                "along; add it"
-            )
         if self.plugins is not None and not self.plugins.is_file():
             raise UserError(f"--plugins: got {self.plugins}, which is no file, expected a library; `make plugins`")
         if self.timing_cache is not None and not self.timing_cache.absolute().parent.is_dir():
@@ -182,6 +178,6 @@ _OPTIONS = (
         "--plugins",
         type=click.Path(path_type=Path),
         metavar="LIBRARY",
-        help="tensorrt, with --version-compatible: scans by plugins of this library, which goes into the engines.",
+        help="tensorrt: scans by plugins of this library, which goes into the engines that have scans.",
     ),
 )

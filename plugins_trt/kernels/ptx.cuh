@@ -59,12 +59,8 @@ __device__ __forceinline__ float to_float(BFloat16 x) {
     return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
 }
 
-/* The ten bits of mantissa that the tensor cores take of a float. */
-__device__ __forceinline__ float to_tf32(float x) {
-    uint32_t bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-    return __uint_as_float(bits);
-}
+/* What the tensor cores read of a float: its sign, its exponent and ten bits of mantissa. */
+__device__ __forceinline__ float upper_bits(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }
 
 /* 2^x within 2 units of the last place; 0 below 2^-126. */
 __device__ __forceinline__ float exp2_fast(float x) {
@@ -94,7 +90,7 @@ __device__ __forceinline__ void multiply_pairs<BFloat16>(float (&c)[4], const ui
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/* c += a b over 8, of numbers from to_tf32. a: (g, t) (g + 8, t) (g, t + 4) (g + 8, t + 4), b: (t, g) (t + 4, g). */
+/* c += a b over 8, of the numbers' upper bits. a: (g, t) (g + 8, t) (g, t + 4) (g + 8, t + 4), b: (t, g) (t + 4, g). */
 __device__ __forceinline__ void multiply_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"

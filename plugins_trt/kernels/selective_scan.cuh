@@ -130,6 +130,7 @@ __device__ __forceinline__ void scan_state(Items& items, float A, const float* B
         }
     }
     const float end_before = from_before(end, 1);
+    __syncwarp();  // all lanes have read the state: a shuffle orders no memory
     if (lane == LANES - 1) {
         *state = end;
     }

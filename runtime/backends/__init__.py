@@ -158,7 +158,8 @@ def open_backend(
             raise BackendError(f"{option}: got {value} for {name}, expected none, it is ONNX Runtime's; leave it out")
     from videossm.runtime.backends.tensorrt.backend import TensorRtBackend
 
-    host_code = manifest.target is not None and manifest.target.version_compatible
+    compatible = manifest.target is not None and manifest.target.version_compatible
+    host_code = compatible or manifest.lowering == "plugin"  # which engines bring along
     return TensorRtBackend(name, device or "cuda:0", host_code, manifest.runs_per_chunk())
 
 

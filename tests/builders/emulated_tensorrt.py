@@ -37,7 +37,9 @@ class EmulatedTensorRt:
 
     def __init__(self, cuda: Any, rtx: bool) -> None:
         self.cuda = cuda
-        self.options = SimpleNamespace(capturable=True, streamable=0, stripped=False, refuses="")
+        self.options = SimpleNamespace(
+            capturable=True, keeps_errors=False, stale_error=False, streamable=0, stripped=False, refuses=""
+        )
         self.contexts: list[Any] = []
         self.caches: list[EmulatedCache] = []
         self.runtimes: list[Any] = []
@@ -208,8 +210,12 @@ class EmulatedContext:
         assert engine.filled, "the engine has no weights"
         if self._trt.refused("execute_async_v3", self._logger):
             return False
+        if self._trt.options.stale_error:
+            self._trt.options.stale_error = False
+            return False
         if cuda.capturing is not None and not self._trt.options.capturable:
             cuda.invalidated = True
+            self._trt.options.stale_error = self._trt.options.keeps_errors
             self._trt.options.refuses, refuses = "execute_async_v3", self._trt.options.refuses
             self._trt.refused("execute_async_v3", self._logger)
             self._trt.options.refuses = refuses

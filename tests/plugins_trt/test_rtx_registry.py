@@ -114,7 +114,7 @@ gpu = Gpu(0, "RTX 4090", "sm_89", 24 << 30, None)
 machine = Machine("3.11", "Linux", 2, None, None, {"tensorrt": Package(trt.__version__)}, driver=Driver(gpus=(gpu,)))
 build.probe_machine = lambda *arguments: machine
 trt.OnnxParser = Parser
-options = TensorRtOptions(version_compatible=True, plugins=Path(library))
+options = TensorRtOptions(plugins=Path(library))
 folder = Path(copy).with_name("engines")
 folder.mkdir()
 build.build_engines(Plan.open(plan), {engine: Path(canonical)}, "tensorrt", options, folder, progress)

@@ -32,6 +32,9 @@ class TensorRtEngine:
         self._context: Any = None
         self._block: Memory | None = None
         self._graphs_allowed = True
+        # A capture failed, and nothing ran since: TensorRT has a CUDA runtime of its own, whose last error nobody but
+        # itself can clear. It then takes that error for one of its next run, which is clean when it is tried again.
+        self._after_capture = False
         self._passes: weakref.WeakSet[TensorRtPass] = weakref.WeakSet()
         # TensorRT does not wait for its own queued work when a context is destroyed.
         weakref.finalize(self, self._device.settle).atexit = False
@@ -84,7 +87,11 @@ class TensorRtEngine:
         for name, address in addresses.items():
             if not self._context.set_tensor_address(name, address):
                 raise self._log.fail(f"{self.name}: {name}: no such address", "export the plan again")
-        if not self._context.execute_async_v3(self._device.compute):
+        queued = self._context.execute_async_v3(self._device.compute)
+        if not queued and self._after_capture:
+            queued = self._context.execute_async_v3(self._device.compute)
+        self._after_capture = False
+        if not queued:
             raise self._log.fail(f"{self.name}: cannot run", "check the plan's GPU and driver with videossm-doctor")
 
     def keep_kernels(self) -> None:
@@ -107,6 +114,7 @@ class TensorRtEngine:
             return self._device.capture(lambda: self.enqueue(addresses), uses=(self._context, self._block))
         except BackendError as error:
             self._give_up(str(error))
+            self._after_capture = True
             return None
 
     def _give_up(self, why: str) -> None:

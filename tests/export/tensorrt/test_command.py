@@ -34,7 +34,6 @@ def test_all_of_tensorrt() -> None:
         strip_weights=True,
         version_compatible=True,
         hardware_compatible="same_compute_capability",
-        plugins=Path("libp.so"),
     )
     assert build_command("tensorrt", GRAPH, "step.engine", options).split("' ")[-1].split() == [
         "--memPoolSize=workspace:64M",
@@ -45,6 +44,4 @@ def test_all_of_tensorrt() -> None:
         "--stripWeights",
         "--versionCompatible",
         "--hardwareCompatibilityLevel=sameComputeCapability",
-        "--dynamicPlugins=libp.so",
-        "--setPluginsToSerialize=libp.so",
     ]

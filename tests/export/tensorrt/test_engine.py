@@ -137,6 +137,15 @@ def test_flags(given: dict[str, bool], flags: tuple[str, ...], quiet: Progress) 
     assert config.flags == sum(1 << int(getattr(trt.BuilderFlag, flag)) for flag in flags), "no TF32, and these"
 
 
+def test_only_an_engine_with_plugins_is_version_compatible_for_them(quiet: Progress) -> None:
+    """Not those beside it, which could be slower for it."""
+    builder = EngineBuilder(trt, TensorRtOptions(), quiet)
+    compatible = 1 << int(trt.BuilderFlag.VERSION_COMPATIBLE)
+    builder._options = TensorRtOptions(plugins=Path("libp.so"))
+    assert not builder._config().flags & compatible
+    assert builder._config(has_plugins=True).flags & compatible
+
+
 def test_other_options(quiet: Progress) -> None:
     options = TensorRtOptions(
         gpu_arch=("sm_89", "sm_120"),

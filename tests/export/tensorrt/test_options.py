@@ -46,8 +46,7 @@ def test_every_option_is_tried() -> None:
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_each_is_taken_where_it_is_and_refused_elsewhere(name: str) -> None:
-    needed = {"version_compatible": True} if name == "plugins" else {}
-    options = TensorRtOptions(**{name: GIVEN[name]} | needed)
+    options = TensorRtOptions(**{name: GIVEN[name]})
     option = f"--{name.replace('_', '-')}"
     line = refused("onnxruntime", **{name: GIVEN[name]})
     assert line.startswith(f"{option}: got it with onnxruntime, expected --backend tensorrt")
@@ -66,11 +65,7 @@ def test_each_is_taken_where_it_is_and_refused_elsewhere(name: str) -> None:
         ({"builder_level": 6}, "--builder-level: got 6, expected 0 to 5"),
         ({"profiling_verbosity": "all"}, "--profiling-verbosity: got all, expected one of none, layer_names_only"),
         ({"hardware_compatible": "all"}, "--hardware-compatible: got all, expected one of ampere_plus, same_compute"),
-        ({"plugins": Path(__file__)}, "--plugins: got it without --version-compatible, expected both"),
-        (
-            {"plugins": Path("no.so"), "version_compatible": True},
-            "--plugins: got no.so, which is no file, expected a library; `make plugins`",
-        ),
+        ({"plugins": Path("no.so")}, "--plugins: got no.so, which is no file, expected a library; `make plugins`"),
         ({"timing_cache": Path("no/timings")}, "--timing-cache: got no/timings, whose folder does not exist"),
     ],
     ids=str,

@@ -12,11 +12,11 @@ import click
 import pytest
 
 import videossm.runtime
+from videossm.cost.cli import inspect
 from videossm.runtime import UserError
 from videossm.runtime.cli import Command
 from videossm.runtime.cli.bench import bench
 from videossm.runtime.cli.doctor import doctor
-from videossm.runtime.cli.inspect import inspect
 from videossm.runtime.cli.run import run
 from videossm.runtime.errors import PreflightError, Problem
 

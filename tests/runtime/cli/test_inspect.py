@@ -7,8 +7,8 @@ import json
 import pytest
 from small_plan import rebuilt, sealed
 
+from videossm.cost.cli import inspect
 from videossm.runtime import Plan
-from videossm.runtime.cli.inspect import inspect
 from videossm.runtime.plan import write_manifest
 
 
@@ -112,3 +112,40 @@ def test_no_plan(refused, tmp_path):
 def test_altered_plan(refused, plan_copy):
     (plan_copy / "step.onnx").write_bytes(b"")
     assert refused(inspect, plan_copy).startswith("step.onnx: size_bytes: got 0")
+
+
+def test_what_a_chunk_costs(called, tiny_plan):
+    code, out, err = called(inspect, tiny_plan.path, "--cost", "--device", "rtx4090", "--json")
+    assert (code, err) == (0, "")
+    values, manifest = json.loads(out), tiny_plan.manifest
+    assert values["device"]["name"] == "GeForce RTX 4090" and values["engines"].keys() == manifest.engines.keys()
+    for backend, chunk in values["chunk"].items():
+        engines = values["engines"].values()
+        of_runs = sum(engine["runs_per_chunk"] * engine[backend]["estimate_ms"] for engine in engines)
+        assert chunk["estimate_ms"] == pytest.approx(of_runs)
+        assert chunk["estimate_ms"] == pytest.approx(chunk["floor_ms"] + sum(chunk["above_floor_ms"].values()))
+        assert 0 < chunk["floor_ms"] < chunk["estimate_ms"] <= chunk["estimate_reached_ms"]
+    assert values["memory"]["state_bytes"] == json.loads(called(inspect, tiny_plan.path, "--json")[1])["state_bytes"]
+
+
+def test_cost_for_people(called, tiny_plan):
+    code, out, err = called(inspect, tiny_plan.path, "--cost")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert "H200" in lines[1] and "no time below was measured" in lines[2]
+    for name in tiny_plan.manifest.engines:
+        assert sum(line.split()[0] == name for line in lines) == 3, "counts, and times by each backend"
+
+
+def test_cost_of_an_unknown_device(refused, tiny_plan):
+    assert refused(inspect, tiny_plan.path, "--cost", "--device", "gtx").startswith(
+        "--device: got gtx, expected one of "
+    )
+    assert refused(inspect, tiny_plan.path, "--device", "h200").startswith("--device: got h200 without --cost")
+
+
+def test_cost_of_engines_without_graphs(refused, plan_copy):
+    target = {"architectures": ["sm_89"], "later": False, "version_compatible": False, "weight_streaming": False}
+    rebuilt(plan_copy, backend="tensorrt", target=target)
+    message = refused(inspect, plan_copy, "--cost")
+    assert message.startswith("plan: got ") and "expected one of ONNX graphs" in message

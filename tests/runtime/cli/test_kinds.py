@@ -10,9 +10,9 @@ import mixed
 import pytest
 from small_plan import rebuilt
 
+from videossm.cost.cli import inspect
 from videossm.runtime.cli.bench import bench
 from videossm.runtime.cli.doctor import doctor
-from videossm.runtime.cli.inspect import inspect
 from videossm.runtime.cli.run import run
 from videossm.runtime.plan import Plan
 

@@ -307,7 +307,7 @@ def test_full_stdout_is_one_line(started, tiny_plan, tmp_path, tool):
     arguments = {"run": ["--prompt", RED, "-o", tmp_path / "out.mp4"], "inspect": [], "bench": []}[tool]
     length = [] if tool == "inspect" else ["--chunks", 1]
     with open("/dev/full", "wb") as full:
-        module = f"videossm.runtime.cli.{tool}"
+        module = "videossm.cost.cli" if tool == "inspect" else f"videossm.runtime.cli.{tool}"
         process = started(module, tiny_plan.path, *arguments, *length, "--json", stdout=full)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 2

@@ -13,13 +13,17 @@ FULL = b"stdout: cannot write it (No space left on device); choose a place that 
 CLOSED = b"stdout: got it closed, expected a place for the result; redirect it to a file\n"
 
 
+def module_of(tool):
+    return "videossm.cost.cli" if tool == "inspect" else f"videossm.runtime.cli.{tool}"
+
+
 @pytest.fixture(params=["-m", "installed"])
 def shell(request):
     """`shell("run", "2>&-", *arguments)`: a command with its streams redirected so, by either way to start it."""
 
     def call(tool, redirection, *arguments):
         start = f"import videossm.commands as c; c.{tool}()"
-        way = ["-m", f"videossm.runtime.cli.{tool}"] if request.param == "-m" else ["-c", start]
+        way = ["-m", module_of(tool)] if request.param == "-m" else ["-c", start]
         command = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, *way, *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, capture_output=True, env=environment, timeout=60)
@@ -76,7 +80,7 @@ def test_readers_that_have_left(tiny_plan, tmp_path):
     read, write = os.pipe()
     os.close(read)
     for tool, words in (("inspect", ["--json"]), ("run", ["--prompt", RED, "-o", tmp_path / "out.gif"])):
-        command = [sys.executable, "-m", f"videossm.runtime.cli.{tool}", tiny_plan.path, *words]
+        command = [sys.executable, "-m", module_of(tool), tiny_plan.path, *words]
         done = subprocess.run([str(word) for word in command], stdout=write, stderr=write, timeout=60)
         assert done.returncode == {"inspect": 1, "run": 0}[tool]  # as of any command in a pipe, and the video is whole
     os.close(write)

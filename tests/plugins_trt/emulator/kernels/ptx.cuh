@@ -66,8 +66,7 @@ inline uint32_t pack<BFloat16>(float low, float high) {
     return bfloat16_bits(low) | static_cast<uint32_t>(bfloat16_bits(high)) << 16;
 }
 
-/* To the nearest and, in between, away from 0. */
-inline float to_tf32(float x) { return __uint_as_float((__float_as_uint(x) + 0x1000) & 0xffffe000); }
+inline float upper_bits(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000); }
 
 /* A unit of the last place too low, always: a device may be off by two, now this way and now that. */
 inline float exp2_fast(float x) {
@@ -168,8 +167,9 @@ void multiply_pairs(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
 }
 
 inline void multiply_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
-    const auto cut = [](float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000); };  // what is read of x
-    Product<8> mine = {c, {cut(a[0]), cut(a[1]), cut(a[2]), cut(a[3])}, {cut(b[0]), cut(b[1])}};
+    Product<8> mine = {c,
+                       {upper_bits(a[0]), upper_bits(a[1]), upper_bits(a[2]), upper_bits(a[3])},
+                       {upper_bits(b[0]), upper_bits(b[1])}};
     emulator::exchange("mma.m16n8k8", &mine, multiply_matrices<8>);
 }
 

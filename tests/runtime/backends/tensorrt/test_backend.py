@@ -50,12 +50,14 @@ def test_options_of_onnx_runtime(plan, option):
         open_backend(plan.manifest, **option)
 
 
-@pytest.mark.parametrize("compatible", [False, True])
-def test_only_version_compatible_engines_run_code_of_their_own(tiny_plan, engine_plan, tensorrt, compatible):
+@pytest.mark.parametrize(
+    ("compatible", "lowering"), [(False, "standard"), (True, "standard"), (False, "plugin")], ids=str
+)
+def test_only_what_brings_code_along_may_run_its_own(tiny_plan, engine_plan, tensorrt, compatible, lowering):
     trt = tensorrt()
     target = {"architectures": ["sm_90"], "version_compatible": compatible}
-    Rollout(engine_plan(tiny_plan, target=target), RED)
-    assert trt.runtimes[0].engine_host_code_allowed is compatible
+    Rollout(engine_plan(tiny_plan, target=target, lowering=lowering), RED)
+    assert trt.runtimes[0].engine_host_code_allowed is (compatible or lowering == "plugin")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from videossm.runtime import BackendError, Rollout, StateError
+from videossm.runtime.cli.bench import CAPTURES
 from videossm.runtime.program import buffer_bytes
 
 RED, GREEN = "a red circle moves left", "a green square"
@@ -144,6 +145,27 @@ def test_without_graphs_it_runs_all_the_same(tiny_plan, engine_plan, tensorrt, t
     why = r"its execution context cannot be captured" if rtx else "it failed, as the test wanted"
     assert usage.graphs == 0 and len(usage.notes) == 3, "each engine that ran twice says so once"
     assert all("runs without CUDA graphs" in note and why in note for note in usage.notes)
+
+
+def test_an_error_that_a_failed_capture_leaves_in_tensorrt_ends_nothing(tiny_plan, engine_plan, tensorrt, tmp_path):
+    expected = story(tiny_plan, tmp_path)
+    trt = tensorrt("random")
+    trt.options.capturable, trt.options.keeps_errors = False, True
+    assert all(map(np.array_equal, story(engine_plan(tiny_plan), tmp_path), expected))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_is_captured_once_a_benchmark_has_warmed_up(build_plan, engine_plan, tensorrt, kind):
+    tensorrt()
+    plan = build_plan(**KINDS[kind])
+    rollout = Rollout(engine_plan(plan), [RED] * plan.manifest.stream.batch)
+    window = plan.manifest.window.chunks
+    for _ in itertools.islice(rollout, 1 + window + CAPTURES):
+        pass
+    graphs = rollout.device_usage.graphs
+    for _ in itertools.islice(rollout, 12):
+        pass
+    assert rollout.device_usage.graphs == graphs
 
 
 def test_activations_share_a_block_and_buffers_none(tiny_plan, engine_plan, tensorrt):

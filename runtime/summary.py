@@ -1,13 +1,11 @@
-"""`videossm-inspect`: what is in a plan."""
+"""What is in a plan, for people: what `videossm-inspect` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from videossm.runtime.cli import Command, print_json, print_text
 from videossm.runtime.errors import PlanError
 from videossm.runtime.manifest import REPORT_FILE, SAMPLE, EngineSpec, Manifest
 from videossm.runtime.plan import Plan
@@ -21,21 +19,6 @@ class ReportSummary(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     summary: dict[str, str | int | float]
-
-
-@click.command(cls=Command)
-@click.argument("plan", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def inspect(plan: str, as_json: bool) -> None:
-    """Verifies PLAN and shows its engines, tensors, states, schedule, versions, and what its precision costs."""
-    opened = Plan.open(plan)
-    states, report = state_bytes(opened.manifest), report_summary(opened)
-    if as_json:
-        manifest = opened.manifest.model_dump()
-        more = {"state_bytes": states, "device_bytes": device_bytes(opened.manifest), "report_summary": report}
-        print_json({"path": str(opened.path), "identity": opened.identity, **more, **manifest})
-    else:
-        print_text("\n".join(_lines(opened, states, report)))
 
 
 def report_summary(plan: Plan) -> dict[str, str | int | float]:
@@ -59,8 +42,9 @@ def state_bytes(manifest: Manifest) -> dict[str, int]:
     return sizes
 
 
-def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | float]) -> Iterator[str]:
-    manifest = plan.manifest
+def summary_lines(plan: Plan) -> Iterator[str]:
+    """Engines, tensors, states, schedule, versions, and what the precision costs. Raises PlanError for a bad report."""
+    manifest, report = plan.manifest, report_summary(plan)
     stream, window = manifest.stream, manifest.window
     yield f"{manifest.name}  {manifest.precision}, {manifest.backend}, lowering {manifest.lowering}  {plan.path}"
     yield f"identity   {plan.identity}"
@@ -83,11 +67,11 @@ def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | flo
         values = "" if first is None else f" at {first} " + " ".join(f"{each[first]:.4g}" for each in scalars)
         yield f"passes     {len(scalars)} of {name}{values}"
     yield f"text       {f'{manifest.text.length} tokens' if manifest.text else 'none'}"
-    yield "state      " + ", ".join(f"{name} {_size(size)}" for name, size in states.items())
+    yield "state      " + ", ".join(f"{name} {size_text(size)}" for name, size in state_bytes(manifest).items())
     if manifest.target is not None:
         later = " and later" if manifest.target.later else ""
         yield f"target     {' '.join(manifest.target.architectures)}{later}"
-    yield f"memory     at least {_size(device_bytes(manifest))} of the device that runs it"
+    yield f"memory     at least {size_text(device_bytes(manifest))} of the device that runs it"
     yield "versions   " + ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     if report:
         yield "report"
@@ -96,7 +80,7 @@ def _lines(plan: Plan, states: dict[str, int], report: dict[str, str | int | flo
         yield f"  {label:<{width}}  {value}"
     yield "files"
     for name, file in manifest.files.items():
-        yield f"  {name:<24}{_size(file.size_bytes):>10}  {file.sha256[:16]}"
+        yield f"  {name:<24}{size_text(file.size_bytes):>10}  {file.sha256[:16]}"
     for name, engine in manifest.engines.items():
         yield from _engine_lines(name, engine)
 
@@ -109,14 +93,11 @@ def _engine_lines(name: str, engine: EngineSpec) -> Iterator[str]:
         yield f"  {arrow} {tensor.name:<24}{tensor.dtype:<8} {shape:<16} {place}"
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
+    """With three digits, in B, kB, MB or GB of powers of 1000."""
     size = float(size_bytes)
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB"
-
-
-if __name__ == "__main__":
-    inspect()

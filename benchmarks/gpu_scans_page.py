@@ -1,4 +1,4 @@
-"""The page and the bars of scans_cuda.py."""
+"""The page and the bars of the scans in gpu_session.py."""
 
 from __future__ import annotations
 
