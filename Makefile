@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.10 or later; everything else goes to .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := models export calib plugins_trt runtime commands
+PACKAGES := models export calib plugins_trt runtime serve batch commands
 # A process for each processor, at most four; the tests of a file share one, and what they have made.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 PROMPT := a red circle bounces on gray
