@@ -96,6 +96,11 @@ def write_state(
     _write(file, metadata, manifest.kept(), tensors)
 
 
+def most_state_bytes(manifest: Manifest) -> int:
+    """A larger file is no state of this plan, and is not read: floats may be twice as wide as the plan's."""
+    return 2 * sum(tensor.size_bytes for tensor in manifest.kept().values()) + (1 << 24)
+
+
 def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[str, NDArray[Any]]]:
     """Reads a state of a plan with the same stream, its floats converted to the dtypes of `manifest`.
 
@@ -106,8 +111,7 @@ def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[
     path, kept = Path(path), manifest.kept()
     if not path.is_file():
         raise StateError(f"state: got {path}, which is no file, expected one that --save-state wrote; check the path")
-    # Floats may be twice as wide as the plan's; a larger file is not a state of this plan, and is not read.
-    most = 2 * sum(tensor.size_bytes for tensor in kept.values()) + (1 << 24)
+    most = most_state_bytes(manifest)
     try:
         if path.stat().st_size > most:
             raise SafetensorError(
