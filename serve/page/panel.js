@@ -66,7 +66,11 @@ export class Panel {
         this.plot.add(head);
       }
     };
-    this.socket.onclose = () => this.reconnect();
+    this.socket.onclose = () => {
+      this.player.close();
+      if (!this.closed) setTimeout(() => this.reconnect(), this.retry_ms);
+      this.retry_ms = Math.min(2 * this.retry_ms, LONGEST_RETRY_MS);
+    };
   }
 
   take(message) {
@@ -125,7 +129,6 @@ export class Panel {
 
   // After a lost connection, as long as the stream is there.
   async reconnect() {
-    this.player.close();
     if (this.closed) return;
     try {
       const stream = await ask("GET", `/api/streams/${this.stream.id}`);
@@ -133,10 +136,7 @@ export class Panel {
       this.connect();
     } catch (error) {
       if (error.status === 404) this.close(`${this.name} is no longer there`);
-      else {
-        setTimeout(() => this.reconnect(), this.retry_ms);
-        this.retry_ms = Math.min(2 * this.retry_ms, LONGEST_RETRY_MS);
-      }
+      else setTimeout(() => this.reconnect(), LONGEST_RETRY_MS);
     }
   }
 

@@ -45,8 +45,12 @@ export class Player {
       data,
       facts: { ...head, first: number === 0, time_s: head.start_s + number / this.plan.fps },
     }));
-    if (head.codec === "jpeg") this.decodePictures(timed);
-    else this.decodeVideo(head.codec, timed);
+    try {
+      if (head.codec === "jpeg") this.decodePictures(timed);
+      else this.decodeVideo(head.codec, timed);
+    } catch (error) {
+      this.failed(error);
+    }
   }
 
   decodePictures(timed) {
