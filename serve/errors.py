@@ -5,7 +5,10 @@ from __future__ import annotations
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
+from videossm.runtime.cli import one_line
 from videossm.runtime.errors import UserError, shown
+
+_MOST_SHOWN = 200  # characters of a message's own words
 
 
 class TooManyError(UserError):
@@ -25,10 +28,10 @@ def told(error: ValidationError) -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "body"
     got = "nothing" if first["type"] == "missing" else shown(first["input"])
-    return f"{field}: got {got}, expected: {first['msg']}; change it"
+    return f"{field[:_MOST_SHOWN]}: got {got}, expected: {first['msg'][:_MOST_SHOWN]}; change it"
 
 
 def refusal(error: UserError) -> JSONResponse:
     """A wrong input as a response."""
     status = 429 if isinstance(error, TooManyError) else error.status if isinstance(error, RefusedError) else 422
-    return JSONResponse({"error": str(error)}, status)
+    return JSONResponse({"error": one_line(str(error))}, status)

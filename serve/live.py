@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from videossm.runtime.cli import one_line
 from videossm.runtime.errors import UserError
 from videossm.serve import models
 from videossm.serve.encode import Mp4Fragments
@@ -111,7 +112,7 @@ class Live:
             try:
                 await self._take(stream, received.get("text"), received.get("bytes"))
             except UserError as error:
-                await websocket.send_json({"type": "error", "error": str(error)})
+                await websocket.send_json({"type": "error", "error": one_line(str(error))})
 
     async def _take(self, stream: Stream, text: str | None, content: bytes | None) -> None:
         if text is None:

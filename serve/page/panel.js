@@ -109,7 +109,7 @@ export class Panel {
   frame(image, facts) {
     if (!performance.getEntriesByName("first-frame").length) performance.mark("first-frame");
     const shown = facts.prompts.join(" | ");
-    this.find(".clock output").textContent = `${facts.time_s.toFixed(1)} s, chunk ${facts.chunk}${shown && `: ${shown}`}`;
+    this.find(".clock").textContent = `${facts.time_s.toFixed(1)} s, chunk ${facts.chunk}${shown && `: ${shown}`}`;
     this.find(".picture").setAttribute("aria-label", `${this.name}, video: ${shown || "no prompt"}`);
     if (facts.first) this.strip.offer(image, facts);
   }

@@ -27,6 +27,7 @@ class Server:
         metrics = Metrics()
         self.host = Host(plan, Limits(**limits), metrics, threads=1)
         bound = socket.create_server(("127.0.0.1", 0))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)  # what waits, waits in the server
         self.port = bound.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         app = create_app(self.host, self.host.start(), metrics, token)

@@ -27,7 +27,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 PATIENCE_MS = 60_000  # of a busy machine
 PICTURES = """async ([selector, count]) => {
-  const canvas = document.querySelector(selector), clock = canvas.parentElement.querySelector(".clock output");
+  const canvas = document.querySelector(selector), clock = canvas.parentElement.querySelector(".clock");
   const found = [];
   let last = "";
   while (found.length < count) {
@@ -81,10 +81,12 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
             context.add_init_script(script)
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
+        page.on("websocket", lambda socket: start.sockets.append(socket.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(url)
         return page
 
+    start.sockets = []
     yield start
     for context in contexts:
         context.close()
@@ -107,7 +109,7 @@ def wait_until(page: Any, script: str) -> None:
 
 
 def wait_for_chunk(page: Any, chunk: int) -> None:
-    wait_until(page, f"/chunk (\\d+)/.exec(document.querySelector('.clock output')?.textContent)?.[1] >= {chunk}")
+    wait_until(page, f"/chunk (\\d+)/.exec(document.querySelector('.clock')?.textContent)?.[1] >= {chunk}")
 
 
 def picture(page: Any, name: str) -> None:
@@ -118,16 +120,14 @@ def picture(page: Any, name: str) -> None:
 
 def test_the_page_shows_steers_forks_saves_and_resumes(shapes, open_page, tmp_path):
     page = open_page(shapes.url)
-    with page.expect_event("websocket") as socket:
-        pass
-    assert "codec=h264" in socket.value.url
     wait_until(page, "performance.getEntriesByName('first-frame').length > 0")
+    assert "codec=h264" in open_page.sockets[0], "by WebCodecs"
     prompt = page.locator(".panel .prompt [name=prompt]")
     page.get_by_role("button", name="Pause").wait_for()
     begun = {"red": "a red circle moves left on black", "blue": "a blue square moves up on white"}
     prompt.fill(begun["red"])
     prompt.press("Enter")
-    wait_until(page, "document.querySelector('.clock output').textContent.includes('a red circle moves left')")
+    wait_until(page, "document.querySelector('.clock').textContent.includes('a red circle moves left')")
     _, frames = pictures(page, 6)
     seen = observe(frames)
     assert (seen.colour, seen.background) == ("red", "black")
@@ -139,7 +139,7 @@ def test_the_page_shows_steers_forks_saves_and_resumes(shapes, open_page, tmp_pa
     page.get_by_role("status").get_by_text("follows: a blue square").wait_for()
     first = shapes.ask("GET", "/api/streams").json()["streams"][0]["history"][-1]
     assert first["prompts"] == [begun["blue"]]
-    wait_until(page, "document.querySelector('.clock output').textContent.includes('a blue square')")
+    wait_until(page, "document.querySelector('.clock').textContent.includes('a blue square')")
     texts, frames = pictures(page, 9)
     changed = [number for number, seen in enumerate(observe(frames).colours) if seen == "blue"]
     assert changed and changed[0] < 9, "the new object within 3 chunks of 3 frames"
@@ -150,7 +150,7 @@ def test_the_page_shows_steers_forks_saves_and_resumes(shapes, open_page, tmp_pa
     fork = page.locator(".panel").nth(1)
     fork.locator(".prompt [name=prompt]").fill("a green triangle stands still on gray")
     fork.locator(".prompt button").click()
-    wait_until(page, "document.querySelectorAll('.clock output')[1].textContent.includes('a green triangle')")
+    wait_until(page, "document.querySelectorAll('.clock')[1].textContent.includes('a green triangle')")
     wait_for_chunk(page, before + 6)
     assert {seen for seen in observe(pictures(page, 6, ".panel:nth-child(2) .picture")[1]).colours} & {"green"}
     picture(page, "serve-fork")
@@ -165,11 +165,11 @@ def test_the_page_shows_steers_forks_saves_and_resumes(shapes, open_page, tmp_pa
     page.reload()
     page.get_by_role("heading", name="Stream 1").wait_for()
     assert page.locator(".panel").count() == 1
-    wait_until(page, "document.querySelector('.clock output').textContent.includes('a blue square')")
+    wait_until(page, "document.querySelector('.clock').textContent.includes('a blue square')")
 
     page.locator("[name=state]").set_input_files(state)
     page.get_by_role("heading", name="Stream 2").wait_for()
-    wait_until(page, "document.querySelectorAll('.clock output')[1].textContent.includes('a blue square')")
+    wait_until(page, "document.querySelectorAll('.clock')[1].textContent.includes('a blue square')")
     streams = shapes.ask("GET", "/api/streams").json()["streams"]
     assert [stream["prompts"] for stream in streams] == [[begun["blue"]]] * 2
     assert streams[1]["history"][0]["start_s"] > 0, "it goes on where it was saved"
@@ -180,6 +180,7 @@ def test_without_webcodecs_there_are_pictures(server, open_page):
     page = open_page(f"{server.url}/#{server.create()['id']}", "delete window.VideoDecoder")
     wait_for_chunk(page, 2)
     _, jpeg = pictures(page, 4)
+    assert "codec=jpeg" in open_page.sockets[0]
     assert len({frame.tobytes() for frame in jpeg}) > 1
     assert jpeg.shape[1:] == (32, 32, 3)
 
