@@ -129,8 +129,8 @@ def _make(cluster: Cluster, rows: list[tuple[int, Request]], workers: int, plan:
     problems, expected = cluster.preflight()
     if problems:
         raise BackendError("; ".join(problems))
-    for line in [f"preflight: {plan.name} runs here, {workers} at a time", *expected]:
-        say(line)
+    for text in [f"preflight: {plan.name} runs here, {workers} at a time", *expected]:
+        say(text)
     results: _Results = {}
     videos_s = 0.0
     started = perf_counter()
@@ -144,14 +144,14 @@ def _make(cluster: Cluster, rows: list[tuple[int, Request]], workers: int, plan:
 
 
 def _write(folder: Folder, results: _Results) -> None:
-    lines = [json.dumps({"line": line, **result}) + "\n" for line, result in sorted(results.items())]
+    lines = [json.dumps({"line": number, **results[number]}) + "\n" for number in sorted(results)]
     folder.write(RESULTS, "".join(lines).encode())
 
 
 def _end(context: click.Context, results: _Results, earlier: int, wall_s: float, as_json: bool) -> None:
-    errors = {line: result for line, result in sorted(results.items()) if "error" in result}
-    for line, result in list(errors.items())[:_ERRORS_SHOWN]:
-        say(one_line(f"line {line}: {result['error']}"))
+    errors = [number for number in sorted(results) if "error" in results[number]]
+    for number in errors[:_ERRORS_SHOWN]:
+        say(one_line(f"line {number}: {results[number]['error']}"))
     if len(errors) > _ERRORS_SHOWN:
         say(f".. and {len(errors) - _ERRORS_SHOWN} more, in {RESULTS}")
     videos = [result for result in results.values() if "error" not in result]

@@ -58,7 +58,7 @@ class Folder:
         except OSError as error:
             raise SinkError(f"output: cannot write {path} ({error.strerror or error}); choose another -o") from error
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         with self.writing(name) as file:
             file.write(content)
 

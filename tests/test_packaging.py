@@ -126,7 +126,9 @@ def test_shipped_weights_are_small() -> None:
 
 
 def test_what_the_tests_need_is_pinned(metadata: Message) -> None:
-    files = [(ROOT / "requirements" / name).read_text(encoding="utf-8") for name in ("dev.txt", "scans.txt", "serve.txt")]
+    files = [
+        (ROOT / "requirements" / name).read_text(encoding="utf-8") for name in ("dev.txt", "scans.txt", "serve.txt")
+    ]
     lines = "\n".join(files).splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     assert all(str(pin.specifier).startswith("==") for pin in pins)
