@@ -76,9 +76,7 @@ def save_state(path: str | Path, manifest: Manifest, header: StateHeader, tensor
         raise StateError(f"state: cannot write {path} ({why}); choose a folder that exists and has room") from error
 
 
-def write_state(
-    file: BinaryIO, manifest: Manifest, header: StateHeader, tensors: Mapping[str, NDArray[Any]]
-) -> None:
+def write_state(file: BinaryIO, manifest: Manifest, header: StateHeader, tensors: Mapping[str, NDArray[Any]]) -> None:
     """What a state file holds, from where `file` stands on. Raises its OSError."""
     written = _Written(
         prompts=header.prompts,

@@ -107,8 +107,9 @@ def operations(api: Api) -> list[Operation]:
 
 def document(table: Sequence[Operation], version: str, needs_token: bool) -> dict[str, Any]:
     """OpenAPI 3.1."""
-    named: list[type[BaseModel]] = [each for op in table for each in (op.gives, op.takes) if isinstance(each, type)]
-    wanted: dict[type[BaseModel], None] = dict.fromkeys([*named, models.Error, models.PromptMessage, models.PauseMessage])
+    named: list[type[BaseModel]] = [models.Error, models.PromptMessage, models.PauseMessage]
+    named += [each for op in table for each in (op.gives, op.takes) if isinstance(each, type)]
+    wanted = dict.fromkeys(named)
     _, schemas = models_json_schema(
         [(model, "validation") for model in wanted], ref_template="#/components/schemas/{model}"
     )
