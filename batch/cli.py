@@ -18,6 +18,7 @@ from videossm.batch.rows import BadRow, Request, read_rows
 from videossm.batch.video import result_of
 from videossm.runtime.cli import WRONG_INPUT, Command, one_line, print_json, progress, say
 from videossm.runtime.errors import BackendError, SinkError, UserError
+from videossm.runtime.output_file import check_output_folder
 from videossm.runtime.plan import Plan
 
 RESULTS = "results.jsonl"
@@ -60,6 +61,8 @@ def batch(
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="videossm-"))
         opened = Plan.open(fetched(job.plan, Path(scratch)))
         _check_sides(opened)
+        if folder.on_disk:
+            check_output_folder("output", Path(folder.path()), [opened.path, Path(prompts)], SinkError)
         results, missing_rows = _sorted_out(prompts, opened, folder)
         earlier, bad = sum("error" not in r for r in results.values()), sum("error" in r for r in results.values())
         say(f"{len(results) + len(missing_rows)} rows: {earlier} done before, {bad} bad, {len(missing_rows)} to make")

@@ -74,11 +74,14 @@ class Worker:
 def preflight(job: Job) -> tuple[list[str], list[str]]:
     """What keeps the machine that this runs on from running the plan, and what to expect of it there; lines each."""
     with tempfile.TemporaryDirectory(prefix="videossm-") as scratch:
-        plan = Plan.open(fetched(job.plan, Path(scratch)))
-        index = None if job.device is None else device_index(job.device)
-        machine = probe_machine((plan.manifest.backend,), () if index is None else (index,))
-        problems = check_run(plan, machine, job.device)
-        return [str(problem) for problem in problems], remarks(plan, machine, job.device)
+        try:
+            plan = Plan.open(fetched(job.plan, Path(scratch)))
+            index = None if job.device is None else device_index(job.device)
+            machine = probe_machine((plan.manifest.backend,), () if index is None else (index,))
+            problems = [str(problem) for problem in check_run(plan, machine, job.device)]
+        except UserError as error:  # Ray would make a traceback of it
+            return [str(error)], []
+        return problems, remarks(plan, machine, job.device)
 
 
 class Cluster:

@@ -65,22 +65,28 @@ class JpegEncoder:
         return pictures
 
 
+class _Written:
+    """What PyAV takes for a file. Not the muxer itself: the two would hold each other for ever."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def write(self, content: bytes) -> int:
+        self.content += content
+        return len(content)
+
+
 class Mp4Fragments:
     """An MP4 without end, whose first bytes are all that a player needs to begin."""
 
     def __init__(self, width: int, height: int, fps: float) -> None:
-        self._written = bytearray()
+        self._written = _Written()
         self._rate = frame_rate(fps)
         flags = {"fflags": "+bitexact+flush_packets", "movflags": MP4_FRAGMENTS}
-        self._container: Any = av.open(self, "w", format="mp4", options=flags)
+        self._container: Any = av.open(self._written, "w", format="mp4", options=flags)
         self._stream: Any = self._container.add_stream("libx264", rate=self._rate, options=h264_options(fps))
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         self._count = 0
-
-    def write(self, content: bytes) -> int:
-        """For PyAV, which takes this for its file."""
-        self._written += content
-        return len(content)
 
     def encode(self, frames: NDArray[np.uint8]) -> bytes:
         """What [T, H, W, 3] adds to the file."""
@@ -90,12 +96,9 @@ class Mp4Fragments:
             self._count += 1
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
-        content = bytes(self._written)
-        self._written.clear()
+        content = bytes(self._written.content)
+        self._written.content.clear()
         return content
-
-    def close(self) -> None:
-        self._container.close()
 
 
 def _codec(unit: bytes) -> str:

@@ -54,7 +54,7 @@ class Host:
         """Ends all streams, after the pass in hand, and gives the device back."""
         with self._wake:
             self._stopping = True
-            for stream in self.streams.values():
+            for stream in list(self.streams.values()):
                 stream.rollout.cancel()
             self._wake.notify()
         self._thread.join()
@@ -112,10 +112,8 @@ class Host:
             rollout.set_prompt(prompts)
         other = self._add(rollout)
         other.paused = stream.paused
-        current = other.history.pop()
-        other.history.extend(stream.history)
-        if not other.history or other.history[-1]["prompts"] != current["prompts"]:
-            other.history.append(current)
+        other.history = stream.history
+        other.remember()
         return other
 
     def save(self, stream: Stream) -> bytes:

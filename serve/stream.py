@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import struct
-from collections import deque
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -33,7 +32,7 @@ class Stream:
         self.rollout = rollout
         self.paused = False
         self.problem: str | None = None  # why it cannot go on
-        self.history: deque[dict[str, Any]] = deque(maxlen=limits.history)
+        self.history: tuple[dict[str, Any], ...] = ()  # a new one for each change: other threads read it
         self._metrics, self._limits = metrics, limits
         self._viewers: frozenset[Viewer] = frozenset()
         self._touched_s = monotonic()
@@ -82,10 +81,12 @@ class Stream:
         """Puts the prompts that the next chunk follows on the time line, in place of those that none has followed."""
         start_s = self.rollout.plan.manifest.stream.start_s(self.rollout.next_index)
         entry = {"start_s": start_s, "prompts": self.rollout.prompts}
-        if self.history and self.history[-1]["start_s"] == start_s:
-            self.history.pop()
-        if not self.history or self.history[-1]["prompts"] != entry["prompts"]:
-            self.history.append(entry)
+        kept = self.history
+        if kept and kept[-1]["start_s"] == start_s:
+            kept = kept[:-1]
+        if not kept or kept[-1]["prompts"] != entry["prompts"]:
+            kept = (*kept, entry)
+        self.history = kept[-self._limits.history :]
 
     def pause(self, paused: bool) -> None:
         self.paused = paused
@@ -115,21 +116,23 @@ class Stream:
         self._metrics.sent.inc(size_bytes)
 
     def advance(self) -> None:
-        """Makes a chunk and hands it out; where that fails, the stream stays where it is and says why."""
-        started = perf_counter()
+        """Makes a chunk and hands it out; where that fails, the stream ends and says why, and no other is touched."""
         now_s = monotonic()
         self._metrics.late_s.observe(max(0.0, now_s - self.due_s - self._chunk_s))  # it is made one ahead
         self.due_s = max(self.due_s + self._chunk_s, now_s - self._chunk_s)
         try:
-            chunk = next(self.rollout, None)
-            if chunk is not None:
-                frames = side_by_side(chunk.frames)
-        except UserError as error:
-            self.problem = str(error)
+            self._make()
+        except Exception as error:
+            self.problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if self.ended or self.problem:
             self.end()
-            return
+
+    def _make(self) -> None:
+        started = perf_counter()
+        chunk = next(self.rollout, None)
         if chunk is None:  # cancelled, as it is to go
             return
+        frames = side_by_side(chunk.frames)
         took_s = perf_counter() - started
         engines_s = self.rollout.timings
         spent_s = {name: seconds - self._engines_s.get(name, 0.0) for name, seconds in engines_s.items()}
@@ -146,8 +149,6 @@ class Stream:
             "engines_ms": {name: 1000 * seconds for name, seconds in spent_s.items()},
         }
         self._hand_out(facts, frames)
-        if self.ended:
-            self.end()
 
     def tell(self) -> None:
         """What `describe` says has changed."""

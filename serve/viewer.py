@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -64,5 +65,5 @@ class Viewer:
             await self._there.wait()
 
     def _wake(self) -> None:
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever would wait
             self._loop.call_soon_threadsafe(self._there.set)

@@ -33,7 +33,10 @@ WORDS = {
 }
 PLACES = (
     *("runtime", "export", "calib", "serve", "batch"),
-    *(f"benchmarks/{name}.py" for name in ("batch", "bench", "engine_builds", "gpu", "machine", "same_numbers", "serve")),
+    *(
+        f"benchmarks/{name}.py"
+        for name in ("batch", "bench", "engine_builds", "gpu", "machine", "same_numbers", "serve")
+    ),
 )
 SCAN = "an input of the scans' operators, which are the project's own"
 ALLOWED = {  # file, word -> why
