@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.10 or later; everything else goes to .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := models export calib cost plugins_trt runtime commands
+PACKAGES := models export calib cost plugins_trt runtime serve batch commands
 # A process for each processor, at most four; the tests of a file share one, and what they have made.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 PROMPT := a red circle bounces on gray
@@ -10,7 +10,7 @@ START := $(shell date +%s)
 TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install libraries demo test test-all lint ruff types bench bench-quantization plugins cpp cpp-dist fuzz \
+.PHONY: help install libraries chromium demo test test-all lint ruff types bench bench-quantization bench-serve bench-batch plugins cpp cpp-dist fuzz \
         wheel pythons clean
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   times a chunk against PyTorch: out/benchmarks.md and .json"
 	@echo "make bench-quantization   what int8 and fp8 gain and cost: out/quantization-*.md and .json; an hour"
+	@echo "make bench-serve, make bench-batch   what serving costs, and how a batch scales: out/serve.json, out/batch.json"
 	@echo "make plugins the scans in C++ and, where their tools are found, in CUDA and for TensorRT: build/plugins"
 	@echo "make cpp     the runtime as a C and C++ library, with its examples: build/cpp"
 	@echo "make cpp-dist   the same as it is installed: dist/videossm-cpp-*.tar.gz"
@@ -29,7 +30,7 @@ help:
 	@echo "make clean   removes what make made, but for .venv"
 
 install: .venv/package.stamp
-libraries: .venv/scans.stamp
+libraries: .venv/scans.stamp .venv/serve.stamp chromium
 
 .venv/requirements.stamp: requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("python: got %d.%d, expected 3.10 or later; \
@@ -48,6 +49,15 @@ libraries: .venv/scans.stamp
 	@MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE \
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -r requirements/scans.txt
 	@touch $@
+
+.venv/serve.stamp: .venv/requirements.stamp requirements/serve.txt
+	@$(BIN)/python -m pip install -q -r requirements/serve.txt
+	@touch $@
+
+# The browser of the tests, where Debian's package can be had; without one they say so and are skipped.
+chromium: | .venv/requirements.stamp
+	@command -v chromium > /dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null || \
+	{ apt-get update && apt-get install -y --no-install-recommends chromium; } > /dev/null 2>&1 || true
 
 demo: install
 	@$(TIMED); mkdir -p out; \
@@ -69,7 +79,7 @@ ruff: install
 
 # mypy cannot follow the editable install, which maps videossm.x to the folder x by an import hook;
 # in build/mypy the same folders lie under the names that they are imported by.
-types: install
+types: install .venv/serve.stamp
 	@mkdir -p build/mypy/videossm
 	@for folder in $(PACKAGES); do ln -sfn ../../../$$folder build/mypy/videossm/$$folder; done
 	$(BIN)/mypy -p videossm
@@ -86,6 +96,11 @@ bench-quantization: install
 	$(BIN)/python benchmarks/quantization_speed.py --out out/quantization-speed.md --json out/quantization-speed.json; \
 	$(BIN)/python benchmarks/quantization_accuracy.py --evaluate rollouts-mse rollouts-mse-smoothquant \
 	  --out out/quantization-accuracy.md --json out/quantization-accuracy.json
+
+bench-serve bench-batch: install libraries
+	@$(TIMED); mkdir -p out; \
+	$(BIN)/videossm-export shapes --force -o out/engine.plan; \
+	$(BIN)/python benchmarks/$(@:bench-%=%).py out/engine.plan --json out/$(@:bench-%=%).json
 
 # Says at its end what it left out, and why. TensorRT_ROOT=... names TensorRT's headers.
 plugins:

@@ -5,6 +5,10 @@ import signal
 from importlib import import_module
 
 
+def batch() -> None:
+    _start("videossm.batch.cli", "batch")
+
+
 def bench() -> None:
     _start("videossm.runtime.cli.bench", "bench")
 
@@ -31,6 +35,10 @@ def inspect() -> None:
 
 def run() -> None:
     _start("videossm.runtime.cli.run", "run")
+
+
+def serve() -> None:
+    _start("videossm.serve.cli", "serve")
 
 
 def _start(module: str, command: str) -> None:

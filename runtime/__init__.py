@@ -4,6 +4,7 @@ from typing import Any
 
 from videossm.runtime.chunk import Chunk
 from videossm.runtime.errors import BackendError, PlanError, PromptError, SinkError, StateError, UserError
+from videossm.runtime.loaded_plan import LoadedPlan
 from videossm.runtime.plan import Plan
 from videossm.runtime.rollout import Rollout
 from videossm.runtime.state import Snapshot
@@ -11,6 +12,7 @@ from videossm.runtime.state import Snapshot
 __all__ = [
     "BackendError",
     "Chunk",
+    "LoadedPlan",
     "Plan",
     "PlanError",
     "PromptError",

@@ -155,6 +155,10 @@ class Stream(_Part):
             return 0
         return 1 + max(0, -int(-(frames - self.first_frames) // self.later_frames))
 
+    def chunks_in(self, seconds: float, first: int = 0) -> int:
+        """Chunks that `seconds` of video take from chunk `first` on, rounded up to whole ones; at least one."""
+        return max(1, self.chunk_at(self.start_s(first) + seconds) - first)
+
 
 class Window(_Part):
     """What a chunk sees of those before it. `chunks`: how many are kept, `sink` of them for ever, the first ones.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from videossm.runtime.errors import PlanError, Problem, PromptError, shown
 from videossm.runtime.manifest import Text
+from videossm.runtime.plan import Plan
 from videossm.runtime.plan_file import read_small
 from videossm.runtime.wordlevel import WordLevelTokenizer, read_word_level
 
@@ -118,6 +119,12 @@ class _PackageTokenizer:
             ) from error
         for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
             yield token, start, stop
+
+
+def open_tokenizer(plan: Plan) -> PromptTokenizer | None:
+    """That of `plan`, None if it takes no text. Raises PlanError."""
+    text = plan.manifest.text
+    return None if text is None else PromptTokenizer(plan.tokenizer_file, text)
 
 
 def check_tokenizer(file: Path) -> list[Problem]:

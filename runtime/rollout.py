@@ -12,14 +12,14 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from videossm.runtime.backends import Backend, DeviceUsage, open_backend
+from videossm.runtime.backends import Backend, DeviceUsage
 from videossm.runtime.chunk import Chunk
 from videossm.runtime.errors import PromptError, StateError, UserError
+from videossm.runtime.loaded_plan import LoadedPlan
 from videossm.runtime.noise import noise, stream_seeds
 from videossm.runtime.plan import Plan
-from videossm.runtime.preflight import require_memory
 from videossm.runtime.program import Program
-from videossm.runtime.prompt import EncodedPrompts, PromptTokenizer
+from videossm.runtime.prompt import EncodedPrompts, open_tokenizer
 from videossm.runtime.state import Snapshot, StateHeader, check_header, check_tensors, load_state, save_state
 from videossm.runtime.window import Ring
 
@@ -33,7 +33,7 @@ class Rollout:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Plan | LoadedPlan,
         prompt: str | Sequence[str] | None = None,
         seed: SupportsIndex | Sequence[SupportsIndex] = 0,
         device: str | None = None,
@@ -43,14 +43,15 @@ class Rollout:
     ) -> None:
         """`prompt` and `seed`: one for each stream of the batch (a single seed s stands for s, s + 1, ..).
 
-        A plan without text takes no prompt. `device`, `threads`, `provider`: see `open_backend`. `backend`: an open
-        one, in place of the plan's own; it stays open when the rollout is closed.
+        A plan without text takes no prompt. `device`, `threads`, `backend`, `provider`: see `LoadedPlan`; a loaded
+        plan has its own, shares its engines with other rollouts, and stays open when the rollout is closed.
         Raises PromptError, BackendError, PreflightError for too little memory or, for a seed, UserError.
         """
-        manifest = plan.manifest
-        self.plan = plan
+        loaded = plan if isinstance(plan, LoadedPlan) else None
+        self.plan = plan if isinstance(plan, Plan) else plan.plan
+        manifest = self.plan.manifest
         self.seeds = stream_seeds(seed, manifest.stream.batch)
-        self._tokenizer = PromptTokenizer(plan.tokenizer_file, manifest.text) if manifest.text else None
+        self._tokenizer = loaded.tokenizer if loaded else open_tokenizer(self.plan)
         self._lock = threading.Lock()  # around the pending prompts
         self._pending: EncodedPrompts | None = None
         self._prompts: EncodedPrompts | None = None  # in force
@@ -61,15 +62,10 @@ class Rollout:
         self._torn = False  # the buffers lie between two chunks
         self._made = False  # the buffers hold the sample of the last chunk
         self._cancelled = threading.Event()
-        self._closed = threading.Event()  # of this rollout and all its forks
-        self._owns_backend = backend is None
-        self._backend = backend or open_backend(manifest, device, threads, provider)
+        self._owns = loaded is None  # what it has loaded, and not its forks
+        self._loaded = loaded or LoadedPlan(self.plan, device, threads, backend, provider)
         try:
-            require_memory(manifest, self._backend.device)
-            engines = {
-                name: self._backend.load(name, spec, plan.path / spec.file) for name, spec in manifest.engines.items()
-            }
-            self._program = Program(manifest, self._backend, engines)
+            self._program = Program(manifest, self._loaded.backend, self._loaded.engines)
         except BaseException:
             self.close()
             raise
@@ -85,9 +81,8 @@ class Rollout:
 
     def close(self) -> None:
         """Gives back what the rollout took of the device, and ends its forks. Frames that were read stay."""
-        if self._owns_backend:
-            self._closed.set()
-            self._backend.close()
+        if self._owns:
+            self._loaded.close()
 
     def __next__(self) -> Chunk:
         """The next chunk, queued. After `cancel` it stops once; the call after that makes the same chunk anew."""
@@ -173,12 +168,12 @@ class Rollout:
     @property
     def device(self) -> str:
         """`cpu` or `cuda:N`."""
-        return self._backend.device
+        return self._loaded.backend.device
 
     @property
     def device_usage(self) -> DeviceUsage | None:
         """What the rollouts of this backend have taken of the GPU; None on a CPU."""
-        return self._backend.usage()
+        return self._loaded.backend.usage()
 
     def set_prompt(self, prompt: str | Sequence[str]) -> None:
         """Takes effect at the start of the next chunk; a wrong prompt raises PromptError here."""
@@ -221,7 +216,7 @@ class Rollout:
     @classmethod
     def resume(
         cls,
-        plan: Plan,
+        plan: Plan | LoadedPlan,
         path: str | Path,
         device: str | None = None,
         threads: int | None = None,
@@ -246,7 +241,7 @@ class Rollout:
         self._check_whole()
         other = copy.copy(self)
         other._program = self._program.fork()
-        other._owns_backend = False
+        other._owns = False
         other._lock = threading.Lock()
         other._cancelled = threading.Event()
         return other
@@ -342,7 +337,7 @@ class Rollout:
         return self._chunk == self.plan.manifest.stream.chunks
 
     def _check_open(self) -> None:
-        if self._closed.is_set():
+        if self._loaded.closed:
             raise StateError("rollout: got a closed one, expected an open one; make another, or resume a saved state")
 
     def _check_whole(self) -> None:

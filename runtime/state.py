@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,16 @@ def save_state(path: str | Path, manifest: Manifest, header: StateHeader, tensor
     """Writes `path` whole or not at all. Raises StateError when it cannot be written."""
     path = Path(path)
     check_output_file("state", path, error=StateError)
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            write_state(file, manifest, header, tensors)
+    except OSError as error:
+        why = error.strerror
+        raise StateError(f"state: cannot write {path} ({why}); choose a folder that exists and has room") from error
+
+
+def write_state(file: BinaryIO, manifest: Manifest, header: StateHeader, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """What a state file holds, from where `file` stands on. Raises its OSError."""
     written = _Written(
         prompts=header.prompts,
         next_prompts=header.next_prompts,
@@ -81,12 +91,12 @@ def save_state(path: str | Path, manifest: Manifest, header: StateHeader, tensor
         "plan_name": manifest.name,
         "rollout": written.model_dump_json(),
     }
-    try:
-        with replacing(path) as temporary:
-            _write(temporary, metadata, manifest.kept(), tensors)
-    except OSError as error:
-        why = error.strerror
-        raise StateError(f"state: cannot write {path} ({why}); choose a folder that exists and has room") from error
+    _write(file, metadata, manifest.kept(), tensors)
+
+
+def most_state_bytes(manifest: Manifest) -> int:
+    """A larger file is no state of this plan, and is not read: floats may be twice as wide as the plan's."""
+    return 2 * sum(tensor.size_bytes for tensor in manifest.kept().values()) + (1 << 24)
 
 
 def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[str, NDArray[Any]]]:
@@ -99,8 +109,7 @@ def load_state(path: str | Path, manifest: Manifest) -> tuple[StateHeader, dict[
     path, kept = Path(path), manifest.kept()
     if not path.is_file():
         raise StateError(f"state: got {path}, which is no file, expected one that --save-state wrote; check the path")
-    # Floats may be twice as wide as the plan's; a larger file is not a state of this plan, and is not read.
-    most = 2 * sum(tensor.size_bytes for tensor in kept.values()) + (1 << 24)
+    most = most_state_bytes(manifest)
     try:
         if path.stat().st_size > most:
             raise SafetensorError(
@@ -163,7 +172,7 @@ def _from_float32(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
 
 
 def _write(
-    path: Path, metadata: dict[str, str], kept: Mapping[str, TensorSpec], tensors: Mapping[str, NDArray[Any]]
+    file: BinaryIO, metadata: dict[str, str], kept: Mapping[str, TensorSpec], tensors: Mapping[str, NDArray[Any]]
 ) -> None:
     """A safetensors file. Its package has no bfloat16 for NumPy, and another interface in each version for bytes."""
     header: dict[str, Any] = {"__metadata__": metadata}
@@ -174,11 +183,10 @@ def _write(
         start = end
     content = json.dumps(header).encode()
     content += b" " * (-len(content) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(content)) + content)
-        for name in sorted(kept):
-            values = tensors[name]
-            file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
+    file.write(struct.pack("<Q", len(content)) + content)
+    for name in sorted(kept):
+        values = tensors[name]
+        file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
 
 
 def check_tensors(

@@ -32,8 +32,11 @@ WORDS = {
     *("input_ids", "attention_mask"),
 }
 PLACES = (
-    *("runtime", "export", "calib", "cost"),
-    *(f"benchmarks/{name}.py" for name in ("bench", "engine_builds", "gpu_plans", "machine", "same_numbers")),
+    *("runtime", "export", "calib", "cost", "serve", "batch"),
+    *(
+        f"benchmarks/{name}.py"
+        for name in ("batch", "bench", "engine_builds", "gpu_plans", "machine", "same_numbers", "serve")
+    ),
 )
 SCAN = "an input of the scans' operators, which are the project's own"
 ALLOWED = {  # file, word -> why

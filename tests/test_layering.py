@@ -10,11 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {  # folder -> what none of its modules may import, wherever in the file
-    "runtime": ("torch", "onnx", "onnxscript", "transformers", "diffusers", "videossm"),
+    "runtime": ("torch", "onnx", "onnxscript", "transformers", "diffusers", "ray", "starlette", "videossm"),
     "models": ("onnx", "onnxscript", "onnxruntime", "videossm"),
     "export": ("videossm",),
     "calib": ("torch", "videossm"),
     "plugins_trt": ("torch", "onnx", "videossm"),
+    "serve": ("torch", "onnx", "ray", "videossm"),
+    "batch": ("torch", "onnx", "starlette", "uvicorn", "videossm"),
     "commands": ("torch", "onnx", "videossm"),  # what it starts, it names
     "cost": ("torch", "videossm"),
 }
@@ -24,6 +26,8 @@ ALLOWED = {  # of the project's own packages
     "export": ("videossm.calib", "videossm.export", "videossm.models", "videossm.runtime"),
     "calib": ("videossm.calib", "videossm.models", "videossm.runtime"),
     "plugins_trt": ("videossm.plugins_trt",),
+    "serve": ("videossm.runtime", "videossm.serve"),
+    "batch": ("videossm.batch", "videossm.runtime"),
     "commands": ("videossm.commands",),
     "cost": ("videossm.calib", "videossm.cost", "videossm.runtime"),
 }

@@ -19,14 +19,18 @@ from packaging.requirements import Requirement
 from videossm.models.shapes.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("models", "export", "calib", "cost", "plugins_trt", "runtime", "commands")
-COMMANDS = {f"videossm-{name}" for name in ("bench", "calibrate", "compare", "doctor", "export", "inspect", "run")}
+FOLDERS = ("models", "export", "calib", "cost", "plugins_trt", "runtime", "serve", "batch", "commands")
+COMMANDS = {
+    f"videossm-{name}"
+    for name in ("batch", "bench", "calibrate", "compare", "doctor", "export", "inspect", "run", "serve")
+}
 WEIGHTS_BYTES = 16e6  # of a checkpoint in git
 LIMIT_BYTES = 300 * 2**20
 OF_OLD_ONNXRUNTIME = ("mpmath", "sympy")  # Python 3.10's last one requires them, 61 MB, and does without to run a plan
 PLATFORM = (platform.system(), platform.machine())
-EXTRA = ("torch", "onnx", "onnxscript", "tokenizers", "transformers")
-FORBIDDEN = (*EXTRA, "videossm.calib", "videossm.export", "videossm.models")
+OF_SERVE_AND_BATCH = ("starlette", "uvicorn", "websockets", "prometheus_client", "ray", "fsspec", "pyarrow")
+EXTRA = ("torch", "onnx", "onnxscript", "tokenizers", "transformers", *OF_SERVE_AND_BATCH)
+FORBIDDEN = (*EXTRA, *(f"videossm.{folder}" for folder in ("batch", "calib", "export", "models", "serve")))
 
 
 def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -95,7 +99,7 @@ def applies(requirement: Requirement, extras: Iterable[str]) -> bool:
 
 
 def test_the_wheel_holds_the_source_tree(wheel: Path) -> None:
-    kept = ("*.py", "py.typed", "weights/*.safetensors")
+    kept = ("*.py", "py.typed", "weights/*.safetensors", "page/*.*")
     files = [path.relative_to(ROOT) for folder in FOLDERS for p in kept for path in (ROOT / folder).rglob(p)]
     expected = {f"videossm/{file}" for file in files if not file.is_relative_to("runtime/cpp")}
     with zipfile.ZipFile(wheel) as archive:
@@ -108,7 +112,7 @@ def test_the_wheel_declares_its_commands_and_extras(wheel: Path, metadata: Messa
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         lines = archive.read(name).decode().splitlines()
     assert {line.split(" = ")[0] for line in lines if " = " in line} == COMMANDS
-    extras = {"export", "tokenizers", "mamba", "rtx", "trt", "gpu", "dev"}
+    extras = {"export", "tokenizers", "mamba", "rtx", "trt", "gpu", "serve", "ray", "dev"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert metadata["License-File"] == "LICENSE"
 
@@ -122,14 +126,16 @@ def test_shipped_weights_are_small() -> None:
 
 
 def test_what_the_tests_need_is_pinned(metadata: Message) -> None:
-    files = [(ROOT / "requirements" / name).read_text(encoding="utf-8") for name in ("dev.txt", "scans.txt")]
+    files = [
+        (ROOT / "requirements" / name).read_text(encoding="utf-8") for name in ("dev.txt", "scans.txt", "serve.txt")
+    ]
     lines = "\n".join(files).splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     assert all(str(pin.specifier).startswith("==") for pin in pins)
     wanted = [
         line
         for line in map(Requirement, metadata.get_all("Requires-Dist", []))
-        if applies(line, ("export", "dev", "mamba"))
+        if applies(line, ("export", "dev", "mamba", "serve", "ray"))
     ]
     for requirement in wanted:
         (pin,) = (pin for pin in pins if pin.name == requirement.name and applies(pin, ()))
@@ -189,6 +195,14 @@ def test_the_base_install_has_working_commands(base_python: Path, module: str) -
     done = run(base_python, "-m", f"videossm.{module}", "--help", cwd=base_python.parent)
     assert done.returncode == 0, done.stderr
     assert "PLAN" in done.stdout
+
+
+@pytest.mark.parametrize(("command", "extra"), [("serve", "serve"), ("batch", "ray")])
+def test_an_extra_command_names_its_extra(base_python: Path, command: str, extra: str) -> None:
+    arguments = {"serve": ["a.plan"], "batch": ["a.jsonl", "-o", "out", "--plan", "a.plan"]}[command]
+    done = run(base_python, "-m", f"videossm.{command}.cli", *arguments, cwd=base_python.parent)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"pip install 'videossm[{extra}]'" in done.stderr
 
 
 def test_the_exporter_names_the_extra_that_it_needs(base_python: Path) -> None:

@@ -11,8 +11,6 @@ from time import perf_counter
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from videossm.runtime.cli import Command, drop, print_json, progress, say
 from videossm.runtime.cli.device import device_options
@@ -21,9 +19,9 @@ from videossm.runtime.cli.measure import process_age_s
 from videossm.runtime.errors import UserError, shown
 from videossm.runtime.plan import Plan
 from videossm.runtime.preflight import require_run
-from videossm.runtime.prompt import PromptTokenizer
+from videossm.runtime.prompt import open_tokenizer
 from videossm.runtime.rollout import Rollout
-from videossm.runtime.sinks import check_sink, open_sink
+from videossm.runtime.sinks import check_sink, open_sink, side_by_side
 from videossm.runtime.state import check_state_path
 
 _DEFAULT_SECONDS = 5.0
@@ -138,8 +136,7 @@ def _length(plan: Plan, seconds: float | None, chunks: int | None, endless: bool
         seconds = _DEFAULT_SECONDS
     if not (math.isfinite(seconds) and seconds > 0):
         raise UserError(f"--seconds: got {seconds:g}, expected more than 0; give a length")
-    stream = plan.manifest.stream
-    return max(1, stream.chunk_at(stream.start_s(first) + seconds) - first)
+    return plan.manifest.stream.chunks_in(seconds, first)
 
 
 def _check_outputs(output: str, save_state: str | None, resume: str | None, plan: Plan) -> None:
@@ -185,13 +182,14 @@ def _switches(plan: Plan, prompt_at: tuple[str, ...]) -> dict[int, str]:
 
 def _check_prompts(plan: Plan, texts: Iterable[str]) -> None:
     """Raises PromptError for the first wrong one of `texts`, before an engine is loaded."""
-    texts, text = list(texts), plan.manifest.text
-    if texts and text is None:
+    texts = list(texts)
+    if not texts:
+        return
+    tokenizer = open_tokenizer(plan)
+    if tokenizer is None:
         raise UserError(f"--prompt: got one for {plan.name}, which takes no text, expected none; leave it out")
-    if texts and text is not None:
-        tokenizer = PromptTokenizer(plan.tokenizer_file, text)
-        for prompt in texts:
-            tokenizer.encode([prompt])
+    for prompt in texts:
+        tokenizer.encode([prompt])
 
 
 def _check_times(rollout: Rollout, prompt_at: tuple[str, ...], length: int | None, in_chunks: bool) -> None:
@@ -236,7 +234,7 @@ def _roll(
         try:
             with progress(length, "chunk") as bar:
                 for chunk in rollout.play(length, prompts, ahead=save_state is None):
-                    frames = _side_by_side(chunk.frames)
+                    frames = side_by_side(chunk.frames)
                     sink.write(frames)
                     report.time_to_first_frame_s = report.time_to_first_frame_s or process_age_s()
                     if save_state is not None:
@@ -264,11 +262,6 @@ def _finish(report: Report, plan: Plan, wall_s: float) -> None:
 def _for_batch(plan: Plan, prompt: str) -> list[str]:
     """The command line gives every stream of a batch the same prompt; the seeds differ."""
     return [prompt] * plan.manifest.stream.batch
-
-
-def _side_by_side(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[B, T, H, W, 3] as one picture [T, H, B x W, 3]."""
-    return frames[0] if len(frames) == 1 else np.concatenate(list(frames), axis=2)
 
 
 def _summary(report: Report) -> str:

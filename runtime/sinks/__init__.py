@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from videossm.runtime.errors import SinkError, shown
@@ -46,6 +47,11 @@ class Sink(ABC):
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+
+def side_by_side(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The pictures of a batch [B, T, H, W, 3] as one, [T, H, B x W, 3]."""
+    return frames[0] if len(frames) == 1 else np.concatenate(list(frames), axis=2)
 
 
 def check_sink(output: str | Path, inputs: Iterable[Path] = ()) -> None:

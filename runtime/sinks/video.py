@@ -16,6 +16,17 @@ from videossm.runtime.sinks.whole import WholeFile, frame_rate
 
 _GIF_MAX_FPS = 100  # it counts in hundredths of a second
 
+MP4_FRAGMENTS = "frag_every_frame+empty_moov+default_base_moof"  # a fragment for every frame
+
+
+def h264_options(fps: float) -> dict[str, str]:
+    """Of libx264, with a frame to start from in every second.
+
+    One thread: its output depends on their number. zerolatency: a chunk is out as soon as it is made.
+    """
+    gop = str(max(1, round(fps)))
+    return {"preset": "veryfast", "tune": "zerolatency", "crf": "18", "g": gop, "threads": "1"}
+
 
 class VideoSink(Sink):
     """An encoder and a container. What is in the file always plays, up to its last fragment."""
@@ -66,16 +77,8 @@ class Mp4Sink(VideoSink):
     def __init__(self, path: Path, width: int, height: int, fps: float) -> None:
         if width % 2 or height % 2:
             raise SinkError(f"output: got mp4 for {width}x{height}, expected even sides; write .gif, .y4m or .png")
-        super().__init__(path, width, height, fps, "mp4", {"movflags": "frag_every_frame+empty_moov+default_base_moof"})
-        # One thread: x264's output depends on their number. zerolatency: a chunk is out as soon as it is made.
-        options = {
-            "preset": "veryfast",
-            "tune": "zerolatency",
-            "crf": "18",
-            "g": str(max(1, round(fps))),
-            "threads": "1",
-        }
-        self._stream: Any = self._container.add_stream("libx264", rate=self._rate, options=options)
+        super().__init__(path, width, height, fps, "mp4", {"movflags": MP4_FRAGMENTS})
+        self._stream: Any = self._container.add_stream("libx264", rate=self._rate, options=h264_options(fps))
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
 
     def _encode(self, frame: av.VideoFrame | None) -> Iterable[Any]:
