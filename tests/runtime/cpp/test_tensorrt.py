@@ -366,3 +366,32 @@ def test_tensorrt_rtx_says_itself_why_it_cannot_load_an_engine(
     emulate()
     with pytest.raises(CError, match=r"^text_encoder\.engine: tensorrt-rtx cannot load it: .+; export the plan"):
         CPlan(library, engine_plan(tiny_plan, backend="tensorrt-rtx").path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("backend", "package"), [("tensorrt", "tensorrt_libs"), ("tensorrt-rtx", "tensorrt_rtx_libs")])
+@pytest.mark.usefixtures("headers")
+def test_on_a_gpu_the_scenario_makes_pythons_frames(built: Path, tmp_path: Path, backend: str, package: str) -> None:
+    """The same engines in both runtimes. Another process, as this one may have the emulation."""
+    from videossm.export.cli import export
+    from videossm.runtime.driver import probe_driver
+
+    driver = probe_driver()
+    if not driver.gpus:
+        pytest.skip(f"no GPU here: {driver.problem}")
+    libraries = importlib.util.find_spec(package)
+    if libraries is None or not libraries.submodule_search_locations:
+        pytest.skip(f"no {package}")
+    architecture = ("--gpu-arch", driver.gpus[0].architecture) if backend == "tensorrt-rtx" else ()
+    options = ("--precision", "fp16", "--backend", backend, *architecture, "--no-verify")
+    with pytest.raises(SystemExit):
+        export.main(["shapes", *options, "-o", str(tmp_path / "engine.plan")])
+    plan, texts = Plan.open(tmp_path / "engine.plan"), ("a red circle", "a blue square")
+    found = {"LD_LIBRARY_PATH": libraries.submodule_search_locations[0]}
+    run(built / "scenario", plan.path, 0, 16, tmp_path / "frames", *texts, **found)
+    mine, expected = Rollout(plan, texts[0], 5), []
+    for index in range(16):
+        if index == 8:
+            mine.set_prompt(texts[1])
+        expected.append(next(mine).frames.tobytes())
+    assert (tmp_path / "frames").read_bytes() == b"".join(expected)
