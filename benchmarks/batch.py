@@ -45,7 +45,7 @@ def overhead(plan: Plan, pairs: int, seconds: float, scratch: Path) -> dict[str,
     with LoadedPlan(plan, threads=1) as loaded:
         for number, (_, request) in enumerate(read_rows(rows(plan, pairs, seconds), plan)):
             assert not isinstance(request, BadRow), request
-            took = {}
+            took: dict[bool, float] = {}
             for kept in (False, True) if number % 2 else (True, False):
                 started = perf_counter()
                 if kept:

@@ -82,9 +82,9 @@ def layers(folder: Path, threads: int) -> dict[str, object]:
     for kind in ("s4d", "s6", "attention"):
         for frames in LENGTHS:
             module = TemporalAttention() if kind == "attention" else TemporalLayers(kind, frames)
-            x = torch.empty(1, frames, PLACES, DIM)
-            engine = Engine(f"{kind}_{frames}", module.eval(), (x,), {"x": "sample"}, {"y": "sample"})
-            runs[kind, frames] = session(engine, folder, threads), np.random.rand(*x.shape).astype(np.float32)
+            shape = 1, frames, PLACES, DIM
+            engine = Engine(f"{kind}_{frames}", module.eval(), (torch.empty(shape),), {"x": "sample"}, {"y": "sample"})
+            runs[kind, frames] = session(engine, folder, threads), np.random.rand(*shape).astype(np.float32)
     seconds: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
     for _ in range(TURNS + 1):
         for key, (run, x) in runs.items():
