@@ -128,19 +128,17 @@ __device__ __forceinline__ void scan_block(float (&state)[KEY_DIM / 8][4], const
 
     if constexpr (WANTED) {
         const int64_t row = row_here(task, block * BLOCK<T>);
-        const int output_lane = lane_here();
-        scale_columns(read, tiles.gates->read, output_lane);
+        scale_columns(read, tiles.gates->read, lane);
         make_operands(rows, writes);
-        multiply_lower(read, rows, tiles.attention, Shape::SQUARE_STRIDE, output_lane);
+        multiply_lower(read, rows, tiles.attention, Shape::SQUARE_STRIDE, lane);
         store_output<Shape::VALUE_STRIDE>(read, tiles.value, task.output + value_corner(task, row, warp),
-                                          int64_t{task.heads} * task.value_dim, task.tokens - block * BLOCK<T>,
-                                          output_lane);
+                                          int64_t{task.heads} * task.value_dim, task.tokens - block * BLOCK<T>, lane);
     }
 
-    const int column_lane = lane_here();
-    scale_columns(writes, tiles.gates->left, column_lane);
+    scale_columns(writes, tiles.gates->left, lane);
     make_operands(rows, writes);
     const float carry = tiles.gates->carry;
+    const int column_lane = lane_here();
 #pragma unroll
     for (int k = 0; k < KEY_DIM / 8; k += 2) {
         float added[2][4] = {};  // of this block alone: tensor cores round towards 0, which S would gather
