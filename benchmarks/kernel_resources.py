@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "plugins_trt"
 PAGE = ROOT / "docs" / "kernels.md"
 FOLDER = ROOT / "build" / "kernels"
-ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
+ARCHITECTURES = ("80", "86", "89", "90", "120")
 TARGET = "videossm_scans_cuda"
 BEGIN = "<!-- by kernel_resources.py -->"
 
