@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.onnx import OnnxExporterError
 
 from videossm.export.lowering.graph import LoweringError, ScanNode, TensorType, opset_version, replace_scans, set_opset
-from videossm.export.schemas import DOMAIN, GATED_DELTA_SCAN, SELECTIVE_SCAN
+from videossm.export.schemas import DOMAIN, GATED_DELTA_SCAN, NORM_MIN, SELECTIVE_SCAN
 from videossm.models.scans.gated_delta import gated_delta_chunked
 from videossm.models.scans.selective_scan import selective_scan_parallel
 
@@ -44,10 +44,16 @@ def _gated_delta(
     normalize_query: int,
 ) -> tuple[Tensor, Tensor]:
     if normalize_key:
-        key = F.normalize(key.float(), dim=-1)
+        key = _normalized(key)
     if normalize_query:
-        query = F.normalize(query.float(), dim=-1)
+        query = _normalized(query)
     return gated_delta_chunked(query, key, value, decay, beta, state, scale)
+
+
+def _normalized(x: Tensor) -> Tensor:
+    """x / |x| over the last dimension, fp32, as one node. A root mean square is |x| / sqrt(d)."""
+    size = x.shape[-1]
+    return F.rms_norm(x.float(), (size,), torch.full((size,), size**-0.5), NORM_MIN**2 / size)
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {

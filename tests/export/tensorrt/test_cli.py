@@ -78,10 +78,11 @@ def test_from_a_plan_of_graphs(shapes_plan: Plan, in_precision: Callable[[Plan, 
     assert Plan.open(out).manifest.precision == "int8"
     lines = result.stderr.splitlines()
     assert [line.split()[0] for line in lines[:5]] == ["text_encoder", "turn", "step", "memory", "decoder"]
+    assert [line.endswith("attention is not fused") for line in lines[:5]] == [True, False, True, False, False]
     assert lines[5] == "by hand:"
     assert lines[8] == (
         f"tensorrt_rtx --onnx={source.path}/memory.onnx --saveEngine=memory.engine --skipInference --noTF32 "
-        "'--decomposableAttentions=*' --computeCapabilities=89 --memPoolSize=workspace:64M"
+        "--computeCapabilities=89 --memPoolSize=workspace:64M"
     )
     assert "step.onnx" not in result.stderr, "it has zero points, so the tool would refuse it as it is"
     assert lines[-1].startswith(f"{out}: ")

@@ -137,6 +137,12 @@ def test_flags(given: dict[str, bool], flags: tuple[str, ...], quiet: Progress) 
     assert config.flags == sum(1 << int(getattr(trt.BuilderFlag, flag)) for flag in flags), "no TF32, and these"
 
 
+def test_tf32(quiet: Progress) -> None:
+    """In the passes of a lower precision, and nowhere else."""
+    builder = EngineBuilder(trt, TensorRtOptions(), quiet)
+    assert [builder._config(tf32).get_flag(trt.BuilderFlag.TF32) for tf32 in (False, True)] == [False, True]
+
+
 def test_other_options(quiet: Progress) -> None:
     options = TensorRtOptions(
         gpu_arch=("sm_89", "sm_120"),
