@@ -105,7 +105,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[
 
 @pytest.fixture(scope="session")
 def small_plan_in(shared: Callable[[str, Callable[[Path], object]], Path]) -> Callable[..., Plan]:
-    """`small_plan_in("contrib", positions="window")`: the small preset in fp32 with random weights, in that lowering."""
+    """`small_plan_in("contrib", positions="window")`: the small preset in fp32 with random weights."""
 
     def export(lowering: str, positions: str = "window") -> Plan:
         from videossm.export.build import BuildOptions, build_plan

@@ -42,9 +42,10 @@ class EngineBuilder:
             _load_plugins(trt, options.plugins)
 
     def build(self, name: str, spec: EngineSpec, graph: Path, engine: Path, tf32: bool = False) -> bool:
-        """Writes the engine `name` of the ONNX file `graph` to the file `engine`. Returns whether all attention is fused.
+        """Writes the engine `name` of the ONNX file `graph` to the file `engine`.
 
-        `tf32`: products of fp32 may read their factors with the 10 bits of TF32, and add them up in fp32.
+        Returns whether each attention in it is one fused kernel. `tf32`: products of fp32 may read their factors
+        with the 10 bits of TF32, and add them up in fp32.
 
         Raises BackendError, with TensorRT's reason, where it cannot be built or is not what `spec` says;
         KeyboardInterrupt when Ctrl-C ended it.
@@ -82,8 +83,9 @@ class EngineBuilder:
     def _built(self, network: Any, config: Any, phases: Phases) -> tuple[Any, bool]:
         """The engine, or None, and whether every attention in it is one fused kernel.
 
-        An attention that may become its parts loses its kernel without a word. So none may at first, but for fp32, which
-        has no kernel; what then cannot be built, as with heads of other sizes than the kernels have, may in a second try.
+        An attention that may become its parts can lose its kernel without a word. So none may at first but those in
+        fp32, which has no kernel. Where that cannot be built, as with heads of other sizes than the kernels have, all
+        may in a second try.
         """
         attentions = attentions_of(self._trt, network)
         unfused = [each for each in attentions if each.get_input(0).dtype == self._trt.DataType.FLOAT]
