@@ -71,8 +71,8 @@ def build_engines(
 def takes_tf32(plan: Plan, engine: str) -> bool:
     """Whether the fp32 products of an engine, those that a lower precision has left, may be TF32's.
 
-    In the passes of a lower precision, where they are few and narrow, and all else is coarser. Not in a plan in fp32 and
-    not in other engines: the memory adds up its errors over a whole video.
+    In the passes of a lower precision, where they are few and narrow, and all else is coarser. Not in a plan in fp32,
+    and not in other engines: the memory adds up its errors over a whole video.
     """
     return plan.manifest.precision != "fp32" and engine in plan.manifest.pass_engines
 
