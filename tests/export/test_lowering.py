@@ -406,5 +406,5 @@ def test_spans_of_a_long_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three spans, the last one shorter: less memory, the same numbers."""
     inputs = gated_inputs(161)
     monkeypatch.setattr(standard, "SPAN_BYTES", inputs[2].numel() * 4 // 3 + 1)
-    model = lower(exported(SingleGatedDelta, inputs), "standard")
+    model = lower(exported(SingleGatedDelta(), inputs), "standard")
     assert_close(outputs(model, inputs), gated_delta_reference(*inputs, SCALE))
