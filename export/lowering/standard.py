@@ -53,11 +53,11 @@ def _gated_delta(
     size = -(-tokens // (spans * SPAN_UNIT)) * SPAN_UNIT
     outputs = []
     for start in range(0, tokens, size):
-        inputs = (query, key, value, decay, beta)
-        q, k, v, *gates = inputs if size >= tokens else (x[:, start : start + size] for x in inputs)
+        whole = (query, key, value, decay, beta)
+        q, k, v, g, b = (x if size >= tokens else x[:, start : start + size] for x in whole)
         k = _normalized(k) if normalize_key else k
         q = _normalized(q) if normalize_query else q
-        output, state = gated_delta_chunked(q, k, v, *gates, state, scale)
+        output, state = gated_delta_chunked(q, k, v, g, b, state, scale)
         outputs.append(output)
     return (torch.cat(outputs, 1) if outputs[1:] else outputs[0]), state
 

@@ -92,7 +92,9 @@ def _chunked(
 
     # Only the state goes from block to block: S <- exp(.) S + kept u.
     kept = (left * k).transpose(-1, -2)
-    state, before, writes = state[:, :, None], [], []
+    state = state[:, :, None]
+    before: list[Tensor] = []
+    writes: list[Tensor] = []
     blocks = zip(*(x.split(1, 2) for x in (fresh, stale, kept, entered[..., -1:, :])), strict=True)
     for fresh_block, stale_block, kept_block, decayed in blocks:
         before.append(state)
