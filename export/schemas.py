@@ -21,6 +21,7 @@ GATED_DELTA_SCAN = "GatedDeltaScan"
 SELECTIVE_SCAN = "SelectiveScan"
 PLUGIN_NAMESPACE = DOMAIN
 PLUGIN_VERSION = "1"
+NORM_MIN = 1e-12  # of what is normalised: added to the norm in squares, or a lower bound of it
 
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
 _CONSTRAINTS = [

@@ -39,7 +39,7 @@ class Result:
     pixel_errors: list[int] = field(default_factory=list)  # largest of each chunk, of 255
     tolerance: float | None = None  # of chunk_errors
     accuracy: dict[str, str | int | float] = field(default_factory=dict)  # the summary of report.json
-    engines: dict[str, dict[str, float]] = field(default_factory=dict)  # of TensorRT: seconds, size_bytes
+    engines: dict[str, dict[str, float]] = field(default_factory=dict)  # of TensorRT: seconds, size_bytes, fused
     commands: dict[str, str] = field(default_factory=dict)  # that build the engines of the plan's own graphs by hand
 
     def finish(self, as_json: bool, line: str, by_hand: str = "by hand:") -> None:
@@ -50,7 +50,8 @@ class Result:
         for label, value in self.accuracy.items():
             say(f"{label:<22} {value}")
         for name, engine in self.engines.items():
-            say(f"{name:<12} {engine['seconds']:6.1f} s {engine['size_bytes'] / 1e6:8.1f} MB")
+            unfused = "" if engine["fused"] else "   attention is not fused"
+            say(f"{name:<12} {engine['seconds']:6.1f} s {engine['size_bytes'] / 1e6:8.1f} MB{unfused}")
         if self.commands:
             say("\n".join([by_hand, *self.commands.values()]))
         say(line)
@@ -116,7 +117,9 @@ def build_engines(
 
     built = build.build_engines(plan, scans, target.backend, target.building, folder, progress)
     for name, spec in plan.manifest.engines.items():
-        result.engines[name] = {"seconds": built[name].seconds, "size_bytes": built[name].size_bytes}
-        if built[name].as_it_is:
+        made = built[name]
+        result.engines[name] = {"seconds": made.seconds, "size_bytes": made.size_bytes, "fused": made.fused}
+        if made.as_it_is:
             graph = shown / spec.file
-            result.commands[name] = build_command(target.backend, graph, f"{name}.engine", target.building)
+            how = target.building, made.fused, build.takes_tf32(plan, name)
+            result.commands[name] = build_command(target.backend, graph, f"{name}.engine", *how)

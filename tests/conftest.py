@@ -104,10 +104,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[
 
 
 @pytest.fixture(scope="session")
-def small_plan_in(shared: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], Plan]:
-    """`small_plan_in("contrib")`: the small preset in fp32 with random weights, in that lowering."""
+def small_plan_in(shared: Callable[[str, Callable[[Path], object]], Path]) -> Callable[..., Plan]:
+    """`small_plan_in("contrib", positions="window")`: the small preset in fp32 with random weights."""
 
-    def export(lowering: str) -> Plan:
+    def export(lowering: str, positions: str = "window") -> Plan:
         from videossm.export.build import BuildOptions, build_plan
         from videossm.models.shapes.tokenizer import build_tokenizer
         from videossm.models.videossm.deployment import deployment
@@ -115,13 +115,14 @@ def small_plan_in(shared: Callable[[str, Callable[[Path], object]], Path]) -> Ca
         from videossm.models.videossm.presets import test as small_preset
 
         def make(folder: Path) -> None:
-            small = deployment(random_model(small_preset(), seed=2), build_tokenizer().to_str())
+            config = small_preset().replace(window={"rope_frame": positions})
+            small = deployment(random_model(config, seed=2), build_tokenizer().to_str())
             plan, canonical = folder / "engine.plan", folder / "canonical"
             plan.mkdir()
             canonical.mkdir()
             build_plan(small, BuildOptions("videossm", lowering), plan, canonical)
 
-        return Plan.open(shared(f"small-{lowering}", make) / "engine.plan")
+        return Plan.open(shared(f"small-{lowering}-{positions}", make) / "engine.plan")
 
     return export
 

@@ -8,7 +8,8 @@
 
 Heads are packed into the last dimension, [B, T, H * d]; decay and beta stay [B, T, H]. Inputs that are not fp32 are
 cast to it and the output back: the operator takes gates in its activations' type only, and has no bf16 on a CPU.
-What is to be normalised is, before it is packed: x / Max(ReduceL2(x), 1e-12).
+What is to be normalised is, before it is packed, by RMSNormalization with the weight 1 / sqrt(d_k): one node, where a
+norm, its lower bound and a division are three.
 SelectiveScan has no such operator and is lowered as `videossm.export.lowering.standard` does it.
 
 Constraints: static shapes; a scale that is not 0, which the operator takes for 1 / sqrt(d_k).
@@ -16,16 +17,17 @@ Constraints: static shapes; a scale that is not 0, which the operator takes for 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from videossm.export.lowering.graph import LoweringError, ScanNode, TensorType, replace_scans, set_opset
 from videossm.export.lowering.standard import lower_standard
-from videossm.export.schemas import GATED_DELTA_SCAN
+from videossm.export.schemas import GATED_DELTA_SCAN, NORM_MIN
 
 CONTRIB_DOMAIN = "com.microsoft"
 CONTRIB_VERSION = 1
-NORM_MIN = np.float32(1e-12)
 
 
 def lower_contrib(model: ModelProto) -> ModelProto:
@@ -51,9 +53,9 @@ def _linear_attention(model: ModelProto, scan: ScanNode) -> list[NodeProto]:
         raise LoweringError(f"{scan.where}: got scale 0, expected another; use the standard lowering")
     nodes: list[NodeProto] = []
 
-    def add(op_type: str, inputs: list[str], label: str, output: str = "") -> str:
+    def add(op_type: str, inputs: list[str], label: str, output: str = "", **attributes: Any) -> str:
         output = output or prefix + label
-        nodes.append(helper.make_node(op_type, inputs, [output], name=prefix + label))
+        nodes.append(helper.make_node(op_type, inputs, [output], name=prefix + label, **attributes))
         return output
 
     def cast(name: str, label: str, element: int) -> str:
@@ -75,9 +77,10 @@ def _linear_attention(model: ModelProto, scan: ScanNode) -> list[NodeProto]:
         """`name`, in fp32, over its last dimension, if the node says so."""
         if not attributes.get(f"normalize_{label}"):
             return name
-        norm = add("ReduceL2", [name, shape(f"{label}_axes", -1)], f"{label}_norm")
-        bounded = add("Max", [norm, constant(f"{label}_norm_min", np.array(NORM_MIN))], f"{label}_norm_bounded")
-        return add("Div", [name, bounded], f"{label}_normalized")
+        size = types[name].shape[-1]
+        weight = constant(f"{label}_norm_weight", np.full(size, size**-0.5, np.float32))
+        epsilon = NORM_MIN**2 / size
+        return add("RMSNormalization", [name, weight], f"{label}_normalized", axis=-1, epsilon=epsilon)
 
     packed_shape = shape("packed_shape", 0, 0, -1)
     packed = [

@@ -27,9 +27,14 @@ from torch.nn import functional as F
 from torch.onnx import OnnxExporterError
 
 from videossm.export.lowering.graph import LoweringError, ScanNode, TensorType, opset_version, replace_scans, set_opset
-from videossm.export.schemas import DOMAIN, GATED_DELTA_SCAN, SELECTIVE_SCAN
+from videossm.export.schemas import DOMAIN, GATED_DELTA_SCAN, NORM_MIN, SELECTIVE_SCAN
 from videossm.models.scans.gated_delta import gated_delta_chunked
 from videossm.models.scans.selective_scan import selective_scan_parallel
+
+# Of the values of a scan, in fp32, that are at work at once. The memory of a 1.3B model, whose values are 863 MB, takes
+# three spans. What a span needs of scratch memory is some eight times its values.
+SPAN_BYTES = 300 << 20
+SPAN_UNIT = 64  # tokens: whole blocks of every size
 
 
 def _gated_delta(
@@ -43,11 +48,24 @@ def _gated_delta(
     normalize_key: int,
     normalize_query: int,
 ) -> tuple[Tensor, Tensor]:
-    if normalize_key:
-        key = F.normalize(key.float(), dim=-1)
-    if normalize_query:
-        query = F.normalize(query.float(), dim=-1)
-    return gated_delta_chunked(query, key, value, decay, beta, state, scale)
+    """Span by span: within one, all that no state has a part in is computed for all its tokens at once."""
+    tokens, spans = value.shape[1], -(-4 * value.numel() // SPAN_BYTES)
+    size = -(-tokens // (spans * SPAN_UNIT)) * SPAN_UNIT
+    outputs = []
+    for start in range(0, tokens, size):
+        whole = (query, key, value, decay, beta)
+        q, k, v, g, b = (x if size >= tokens else x[:, start : start + size] for x in whole)
+        k = _normalized(k) if normalize_key else k
+        q = _normalized(q) if normalize_query else q
+        output, state = gated_delta_chunked(q, k, v, g, b, state, scale)
+        outputs.append(output)
+    return (torch.cat(outputs, 1) if outputs[1:] else outputs[0]), state
+
+
+def _normalized(x: Tensor) -> Tensor:
+    """x / |x| over the last dimension, fp32, as one node. A root mean square is |x| / sqrt(d)."""
+    size = x.shape[-1]
+    return F.rms_norm(x.float(), (size,), torch.full((size,), size**-0.5), NORM_MIN**2 / size)
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {

@@ -25,11 +25,16 @@ from videossm.runtime.plan import write_manifest
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What became of a graph. `as_it_is`: whether it was the plan's own, and not one that took its place."""
+    """What became of a graph.
+
+    `as_it_is`: whether it was the plan's own, and not one that took its place. `fused`: whether each attention in it is
+    one kernel.
+    """
 
     seconds: float
     size_bytes: int
     as_it_is: bool
+    fused: bool
 
 
 def build_engines(
@@ -55,12 +60,22 @@ def build_engines(
         built = {}
         for name, spec in plan.manifest.engines.items():
             engine, started = folder / f"{name}.engine", time.perf_counter()
-            engine_builder.build(name, spec, graphs[name], engine, lowering == "plugin" and name in scans)
+            has_plugins = lowering == "plugin" and name in scans
+            fused = engine_builder.build(name, spec, graphs[name], engine, has_plugins, takes_tf32(plan, name))
             as_it_is = graphs[name].parent == plan.path
-            built[name] = BuiltEngine(time.perf_counter() - started, engine.stat().st_size, as_it_is)
+            built[name] = BuiltEngine(time.perf_counter() - started, engine.stat().st_size, as_it_is, fused)
         _add_files(plan, options, graphs, folder)
     write_manifest(folder, _manifest(plan, backend, lowering, options, machine, str(trt.__version__)))
     return built
+
+
+def takes_tf32(plan: Plan, engine: str) -> bool:
+    """Whether the fp32 products of an engine, those that a lower precision has left, may be TF32's.
+
+    In the passes of a lower precision, where they are few and narrow, and all else is coarser. Not in a plan in fp32,
+    and not in other engines: the memory adds up its errors over a whole video.
+    """
+    return plan.manifest.precision != "fp32" and engine in plan.manifest.pass_engines
 
 
 def _graphs(plan: Plan, scans: Mapping[str, Path], folder: Path) -> dict[str, Path]:

@@ -14,10 +14,15 @@ TOOLS = {"tensorrt": "trtexec", "tensorrt-rtx": "tensorrt_rtx"}
 HARDWARE_LEVELS = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
 
 
-def build_command(backend: str, graph: Path, engine: str, options: TensorRtOptions) -> str:
-    """The line for a shell that makes the file `engine` of `graph`, which has no scans that are plugins."""
+def build_command(
+    backend: str, graph: Path, engine: str, options: TensorRtOptions, fused: bool, tf32: bool = False
+) -> str:
+    """The line for a shell that makes the file `engine` of `graph`, which has no scans that are plugins.
+
+    `fused`: whether all its attention builds so. `tf32`: whether its fp32 products may be TF32's.
+    """
     words = [TOOLS[backend], f"--onnx={graph}", f"--saveEngine={engine}", "--skipInference"]
-    words += ["--noTF32", "--decomposableAttentions=*"]  # the second does nothing where there is no attention
+    words += ["--noTF32"] * (not tf32) + ["--decomposableAttentions=*"] * (not fused)
     if options.gpu_arch:
         words += [f"--computeCapabilities={','.join(arch.removeprefix('sm_') for arch in options.gpu_arch)}"]
     if options.workspace is not None:

@@ -13,7 +13,7 @@ from videossm.export.tensorrt.phases import Phases, monitor_of
 from videossm.export.tensorrt.timing_cache import read_timings, write_timings
 from videossm.export.tensorrt.worker import in_thread
 from videossm.runtime.backends.tensorrt.module import Log
-from videossm.runtime.backends.tensorrt.network import parse_network
+from videossm.runtime.backends.tensorrt.network import attentions_of, parse_network
 from videossm.runtime.errors import BackendError
 from videossm.runtime.manifest import EngineSpec
 
@@ -41,8 +41,13 @@ class EngineBuilder:
         if options.plugins is not None:
             _load_plugins(trt, options.plugins)
 
-    def build(self, name: str, spec: EngineSpec, graph: Path, engine: Path, has_plugins: bool = False) -> None:
+    def build(
+        self, name: str, spec: EngineSpec, graph: Path, engine: Path, has_plugins: bool = False, tf32: bool = False
+    ) -> bool:
         """Writes the engine `name` of the ONNX file `graph` to the file `engine`; with the plugins that it then needs.
+
+        Returns whether each attention in it is one fused kernel. `tf32`: products of fp32 may read their factors
+        with the 10 bits of TF32, and add them up in fp32.
 
         Raises BackendError, with TensorRT's reason, where it cannot be built or is not what `spec` says;
         KeyboardInterrupt when Ctrl-C ended it.
@@ -50,33 +55,52 @@ class EngineBuilder:
         phases = Phases()
         with self._progress(PERCENT, "%") as bar:
             bar.set_description_str(name)
-            serialized = in_thread(
-                lambda: self._serialized(name, spec, graph, phases, has_plugins),
+            serialized, fused = in_thread(
+                lambda: self._serialized(name, spec, graph, phases, self._config(has_plugins, tf32)),
                 lambda: bar.update(int(PERCENT * phases.fraction) - bar.n),
                 phases.cancelled.set,
             )
             bar.update(PERCENT - bar.n)
         engine.write_bytes(memoryview(serialized))
+        return fused
 
-    def _serialized(self, name: str, spec: EngineSpec, graph: Path, phases: Phases, has_plugins: bool) -> Any:
+    def _serialized(self, name: str, spec: EngineSpec, graph: Path, phases: Phases, config: Any) -> tuple[Any, bool]:
         network, problems = parse_network(self._trt, self._builder, self._log, graph)
         if problems:
             raise BackendError(f"{name}: {'; '.join(problems)}; export the graph again")
         _check_tensors(self._trt, network, name, spec)
-        config = self._config(has_plugins)
         config.progress_monitor = monitor = monitor_of(self._trt, phases)
         timings = self._options.timing_cache
         if timings is not None:
             read_timings(timings, config, self._log)
-        serialized = self._builder.build_serialized_network(network, config)
+        serialized, fused = self._built(network, config, phases)
         del monitor  # it had to outlive the build
         if serialized is None:
             raise self._log.fail(f"{name}: cannot be built", "change the options or the precision")
         if timings is not None:
             write_timings(timings, config, self._log)
-        return serialized
+        return serialized, fused
 
-    def _config(self, has_plugins: bool = False) -> Any:
+    def _built(self, network: Any, config: Any, phases: Phases) -> tuple[Any, bool]:
+        """The engine, or None, and whether every attention in it is one fused kernel.
+
+        An attention that may become its parts can lose its kernel without a word. So none may at first but those in
+        fp32, which has no kernel. Where that cannot be built, as with heads of other sizes than the kernels have, all
+        may in a second try.
+        """
+        attentions = attentions_of(self._trt, network)
+        unfused = [each for each in attentions if each.get_input(0).dtype == self._trt.DataType.FLOAT]
+        for attention in unfused:
+            attention.decomposable = True
+        serialized = self._builder.build_serialized_network(network, config)
+        if serialized is None and len(unfused) < len(attentions) and not phases.cancelled.is_set():
+            unfused = attentions
+            for attention in attentions:
+                attention.decomposable = True
+            serialized = self._builder.build_serialized_network(network, config)
+        return serialized, not unfused
+
+    def _config(self, has_plugins: bool = False, tf32: bool = False) -> Any:
         """No optimisation profile: shapes are static. An input with a dynamic size would need one here."""
         trt, options = self._trt, self._options
         config = self._builder.create_builder_config()
@@ -95,7 +119,8 @@ class EngineBuilder:
             config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
         if has_plugins:
             config.plugins_to_serialize = [str(options.plugins)]
-        config.clear_flag(trt.BuilderFlag.TF32)  # what stays fp32 in a plan stays so for its accuracy
+        if not tf32:  # it is on by default
+            config.clear_flag(trt.BuilderFlag.TF32)
         if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION") and not options.weight_streaming:
             # TensorRT-RTX captures no CUDA graph without it, and streams no weights with it.
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)

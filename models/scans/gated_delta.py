@@ -90,21 +90,21 @@ def _chunked(
     fresh = inverse @ (b * v)
     stale = inverse @ (b * entered * k)
 
-    # Only the state goes from block to block: S <- carry S + add.
+    # Only the state goes from block to block: S <- exp(.) S + kept u.
     kept = (left * k).transpose(-1, -2)
-    identity = torch.eye(k.shape[-1], dtype=kind, device=value.device)
-    carry = entered[..., -1:, :] * identity - kept @ stale
-    add = kept @ fresh
-    states = [state[:, :, None]]
-    for step, addend in zip(carry.split(1, 2), add.split(1, 2), strict=True):
-        states.append(step @ states[-1] + addend)
-    before = torch.cat(states[:-1], 2)  # [B, H, n, d_k, d_v]
+    state = state[:, :, None]
+    before: list[Tensor] = []
+    writes: list[Tensor] = []
+    blocks = zip(*(x.split(1, 2) for x in (fresh, stale, kept, entered[..., -1:, :])), strict=True)
+    for fresh_block, stale_block, kept_block, decayed in blocks:
+        before.append(state)
+        writes.append(fresh_block - stale_block @ state)
+        state = decayed * state + kept_block @ writes[-1]
 
-    writes = fresh - stale @ before
     attention = torch.where(lower, (q @ keys) * between, 0)
-    output = scale * ((entered * q) @ before + attention @ writes)
+    output = scale * ((entered * q) @ torch.cat(before, 2) + attention @ torch.cat(writes, 2))
     output = output.flatten(2, 3)[:, :, :tokens].transpose(1, 2)
-    return output.to(value.dtype), states[-1][:, :, 0]
+    return output.to(value.dtype), state[:, :, 0]
 
 
 def unit_lower_inverse(strict: Tensor) -> Tensor:

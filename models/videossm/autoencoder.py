@@ -111,6 +111,7 @@ class Autoencoder(nn.Module):
 
 
 def to_uint8(frames: Tensor) -> Tensor:
-    """Frames [B, F, 3, H, W] in [-1, 1] to pixels [B, F, H, W, 3] uint8, rounded to nearest."""
+    """Frames [B, F, 3, H, W] in [-1, 1] to pixels [B, F, H, W, 3] uint8, rounded to nearest, halves up."""
     pixels = ((frames + 1) * 127.5).clamp(0, 255).permute(0, 1, 3, 4, 2)
-    return torch.round(pixels).to(torch.uint8)  # the cast last: some runtimes have no other operator on uint8
+    # By Floor, as ONNX Runtime has no kernel of Round for CUDA. The cast last, as TensorRT reads no uint8.
+    return (pixels + 0.5).floor().to(torch.uint8)

@@ -42,7 +42,7 @@ class Memory(nn.Module):
 
     def gates(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """From the block's input [B, T, D]: log-decay (<= 0) and beta (0..1), fp32 [B, T, H] each."""
-        decay = -self.decay_rate.exp() * F.softplus(self.decay(hidden).float() + self.decay_bias)
+        decay = -self.decay_rate.exp() * softplus(self.decay(hidden).float() + self.decay_bias)
         return decay, self.beta(hidden).float().sigmoid()
 
     def read(self, query: Tensor, hidden: Tensor, state: Tensor, rho: Tensor) -> Tensor:
@@ -62,3 +62,13 @@ class Memory(nn.Module):
         gate = self.out_gate(hidden).unflatten(-1, (self.heads, -1))
         gamma = torch.sigmoid(self.router_weight * rho.log()[:, None] + self.router_bias)
         return (gamma[:, None, :, None] * F.silu(gate * read)).flatten(2)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x) to 3e-7 of its value, of operators that every backend has.
+
+    ONNX Runtime has no kernel of Softplus for CUDA (opset 22). The last term gives back what 1 + e^-|x| lost.
+    """
+    e = (-x.abs()).exp()
+    above = 1 + e
+    return x.relu() + above.log() + (e - (above - 1)) / above

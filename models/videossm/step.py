@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from videossm.models.scans.operators import gated_delta_scan
 from videossm.models.videossm.autoencoder import Decoder, to_uint8
 from videossm.models.videossm.config import ModelConfig
-from videossm.models.videossm.rope import apply_rope, token_angles
+from videossm.models.videossm.rope import apply_rope
 from videossm.models.videossm.text_encoder import TextEncoder
 from videossm.models.videossm.transformer import Past, Positions, Transformer
 
@@ -35,21 +35,16 @@ class PromptEncoder(nn.Module):
 class TurnKeys(nn.Module):
     """The window's keys under the rotary embedding of where they stand now; the same for all passes of a chunk."""
 
-    rope_time: Tensor
-    rope_space: Tensor
-
     def __init__(self, transformer: Transformer) -> None:
         super().__init__()
-        self.heads = transformer.config.heads
         # Without the transformer itself, whose weights would be traced along.
-        self.register_buffer("rope_time", transformer.rope_time, persistent=False)
-        self.register_buffer("rope_space", transformer.rope_space, persistent=False)
+        self.heads, self.rope = transformer.config.heads, transformer.rope
 
     def forward(self, slot_position: Tensor, keys: list[Tensor]) -> list[Tensor]:
         """Positions of the slots, int64 [window_frames], and each block's keys [B, P, D], to keys [B, P, D]."""
-        # Angles of an empty slot's -1 are as good as any: the mask hides its tokens.
-        angles = token_angles(slot_position, self.rope_time, self.rope_space)
-        return [apply_rope(key, angles, self.heads) for key in keys]
+        # Position 0 is as good as any for an empty slot: the mask hides its tokens.
+        rotation = self.rope(slot_position.clamp(min=0))
+        return [apply_rope(key, rotation, self.heads) for key in keys]
 
 
 class Step(nn.Module):
@@ -113,7 +108,7 @@ class Step(nn.Module):
         visible = torch.cat([filled, filled.new_ones(tokens)])
         # One row a query, although all are alike: ONNX Runtime's Attention takes no mask that broadcasts there.
         visible = visible.expand(1, 1, tokens, -1)
-        return Positions(model.angles(frame_position), visible)
+        return Positions(model.rope(frame_position), visible)
 
     def _advance(
         self, latent: Tensor, prediction: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Tensor | None
@@ -129,17 +124,19 @@ class Step(nn.Module):
 
 
 class MemoryUpdate(nn.Module):
-    """Takes the chunk that leaves the window into every block's memory, by the gated delta rule."""
+    """Takes the chunk that leaves the window into every block's memory, by the gated delta rule.
+
+    The heads of all blocks are one batch: the rule is a chain of steps that wait for each other, and no block waits for
+    another one.
+    """
 
     def forward(self, evicted: list[Tensor], memory: list[Tensor]) -> list[Tensor]:
         """Key, value [B, T, D], decay, beta [B, T, H] of each block in turn; memories [B, H, d, d] to new ones."""
-        updated = []
-        for i, state in enumerate(memory):
-            decay, beta = evicted[4 * i + 2 : 4 * i + 4]
-            key, value = (x.float().unflatten(-1, (state.shape[1], -1)) for x in evicted[4 * i : 4 * i + 2])
-            _, state = gated_delta_scan(key, key, value, decay, beta, state, 1.0, normalize_key=True)
-            updated.append(state)
-        return updated
+        state = torch.cat(memory, 1)
+        key, value, decay, beta = (torch.cat(evicted[kind::4], -1) for kind in range(4))
+        key, value = (x.float().unflatten(-1, (state.shape[1], -1)) for x in (key, value))
+        _, state = gated_delta_scan(key, key, value, decay, beta, state, 1.0, normalize_key=True)
+        return list(state.chunk(len(memory), 1))
 
 
 class Decode(nn.Module):

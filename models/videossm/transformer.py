@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from videossm.models.videossm.config import ModelConfig, TransformerConfig
 from videossm.models.videossm.memory import Memory
 from videossm.models.videossm.norms import RMSNorm
-from videossm.models.videossm.rope import apply_rope, spatial_angles, time_frequencies, token_angles
+from videossm.models.videossm.rope import Rotary, Rotation, apply_rope
 
 SIGMA_TO_TIME = 1000.0  # the time embedding takes t = 1000 sigma, as Wan's
 TIME_BASE = 10_000.0  # of its frequencies
@@ -46,10 +46,10 @@ class Past:
 
 @dataclass
 class Positions:
-    """Rotary angles and the mask, shared by all blocks."""
+    """Rotary embedding and the mask, shared by all blocks."""
 
-    # Of the chunk, fp32 [T, pairs]; [B, T, pairs] where the chunks of a batch sit apart.
-    angles: Tensor
+    # Of the chunk, [T, pairs]; [B, T, pairs] where the chunks of a batch sit apart.
+    rotation: Rotation
     visible: Tensor  # bool [1 or B, 1, 1 or T, P + T]: False for the tokens of an empty slot
 
 
@@ -134,8 +134,8 @@ class Block(nn.Module):
         `prompt`: keys and values [B, L, D]. `rho`: see `Memory.read`; None without a memory.
         """
         _, _, gate1, shift2, scale2, gate2 = (self.modulation + modulation).float().split(1, 1)
-        query = apply_rope(projection.query, positions.angles, self.heads)
-        key = torch.cat([past.key, apply_rope(projection.key, positions.angles, self.heads)], 1)
+        query = apply_rope(projection.query, positions.rotation, self.heads)
+        key = torch.cat([past.key, apply_rope(projection.key, positions.rotation, self.heads)], 1)
         value = torch.cat([past.value, projection.value], 1)
         seen = self.self_attn.attention(query, key, value, positions.visible)
         if self.memory and past.memory is not None and rho is not None:
@@ -165,8 +165,6 @@ class Transformer(nn.Module):
 
     blocks: Sequence[Block]
     time_frequencies: Tensor
-    rope_time: Tensor
-    rope_space: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -181,8 +179,9 @@ class Transformer(nn.Module):
         self.head = Head(c)
         frequencies = TIME_BASE ** (-torch.arange(c.freq_dim // 2, dtype=torch.float64) / (c.freq_dim // 2))
         self.register_buffer("time_frequencies", frequencies.float(), persistent=False)
-        self.register_buffer("rope_time", time_frequencies(c.head_dim, c.rope_theta), persistent=False)
-        self.register_buffer("rope_space", spatial_angles(self.grid, c.head_dim, c.rope_theta), persistent=False)
+        window = config.window
+        positions = window.window_frames + window.chunk_frames if window.rope_frame == "window" else None
+        self.rope = Rotary(self.grid, c.head_dim, c.rope_theta, positions)
 
     def prompt_state(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Text features [B, L, text_dim] to each block's prompt keys and values [B, L, D]."""
@@ -195,10 +194,6 @@ class Transformer(nn.Module):
         angles = SIGMA_TO_TIME * sigma[:, None] * self.time_frequencies
         time = self.time_embedding(torch.cat([angles.cos(), angles.sin()], -1))
         return time, self.time_projection(time).unflatten(-1, (6, -1))
-
-    def angles(self, frame_position: Tensor) -> Tensor:
-        """Rotary angles of the tokens of frames [..., F]: fp32 [..., F * frame tokens, pairs]."""
-        return token_angles(frame_position, self.rope_time, self.rope_space)
 
     def embed(self, latent: Tensor) -> Tensor:
         """Latents [B, F, C, h, w] to tokens [B, T, D]."""

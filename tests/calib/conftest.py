@@ -30,7 +30,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="session")
-def test_plan(small_plan_in: Callable[[str], Plan]) -> Plan:
+def test_plan(small_plan_in: Callable[..., Plan]) -> Plan:
     """fp32, random weights, the default lowering."""
     return small_plan_in("contrib")
 

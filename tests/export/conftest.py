@@ -41,6 +41,6 @@ def export_plan() -> Callable[..., Built]:
 
 
 @pytest.fixture(scope="session", params=["contrib", "standard"])
-def small_plan(request: pytest.FixtureRequest, small_plan_in: Callable[[str], Plan]) -> Plan:
+def small_plan(request: pytest.FixtureRequest, small_plan_in: Callable[..., Plan]) -> Plan:
     """Of `small_model`."""
     return small_plan_in(request.param)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from videossm.export import schemas
-from videossm.export.lowering import LOWERINGS, LoweringError, lower
+from videossm.export.lowering import LOWERINGS, LoweringError, lower, standard
 from videossm.models.scans.gated_delta import gated_delta_reference
 from videossm.models.scans.operators import gated_delta_scan, selective_scan
 from videossm.models.scans.selective_scan import selective_scan_reference
@@ -400,3 +400,11 @@ def test_shape_inference() -> None:
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     shapes = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in inferred.graph.output]
     assert shapes == [[2, 7, 3, 24], [2, 3, 16, 24]], shapes
+
+
+def test_spans_of_a_long_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three spans, the last one shorter: less memory, the same numbers."""
+    inputs = gated_inputs(161)
+    monkeypatch.setattr(standard, "SPAN_BYTES", inputs[2].numel() * 4 // 3 + 1)
+    model = lower(exported(SingleGatedDelta(), inputs), "standard")
+    assert_close(outputs(model, inputs), gated_delta_reference(*inputs, SCALE))

@@ -12,7 +12,7 @@ from torch import Tensor
 from videossm.models.scans.gated_delta import gated_delta_chunked
 from videossm.models.videossm.config import WindowConfig
 from videossm.models.videossm.memory import RHO_MIN
-from videossm.models.videossm.rope import apply_rope
+from videossm.models.videossm.rope import Rotation, apply_rope
 from videossm.models.videossm.transformer import Past, Positions, Projection, Transformer
 
 
@@ -75,12 +75,13 @@ def predict(
     latents = torch.cat([clean[None], noisy]).flatten(0, 2)
     time, modulation = model.time_state(torch.cat([torch.zeros_like(sigma[:1]), sigma]).flatten())
     x = model.embed(latents)
-    tokens = len(model.rope_space)
-    chunk_angles = model.angles(layout.chunk_position).repeat(batch * (copies + 1), 1, 1)
-    past_angles = model.angles(layout.past_position).expand(len(chunk_angles), -1, -1)
+    tokens = len(model.rope.space_cos)
+    folded = batch * chunks * (copies + 1)
+    chunk_rotation = Rotation(*(part.repeat(batch * (copies + 1), 1, 1) for part in model.rope(layout.chunk_position)))
+    past_rotation = Rotation(*(part.expand(folded, -1, -1) for part in model.rope(layout.past_position)))
     filled = layout.filled.repeat_interleave(tokens, 1)
     visible = torch.cat([filled, filled.new_ones(chunks, x.shape[1])], 1).repeat(batch * (copies + 1), 1)
-    positions = Positions(chunk_angles, visible[:, None, None])
+    positions = Positions(chunk_rotation, visible[:, None, None])
     prompts = model.prompt_state(text)
     rho = rho.flatten().clamp(RHO_MIN, 1).repeat(copies + 1)
     for block, prompt in zip(model.blocks, prompts, strict=True):
@@ -90,7 +91,7 @@ def predict(
             part.unflatten(0, (batch, chunks))[:, layout.index].flatten(2, 3).flatten(0, 1).repeat(copies + 1, 1, 1)
             for part in (context.key, context.value)
         )
-        key = apply_rope(key, past_angles, block.heads)
+        key = apply_rope(key, past_rotation, block.heads)
         memory = memory_states(context, layout, batch).repeat(copies + 1, 1, 1, 1)
         prompt_rows = tuple(p.repeat_interleave(chunks, 0).repeat(copies + 1, 1, 1) for p in prompt)
         x = block(x, modulation, projection, Past(key, value, memory), prompt_rows, positions, rho)
@@ -102,9 +103,9 @@ def predict_first(model: Transformer, layout: Layout, noisy: Tensor, sigma: Tens
     time, modulation = model.time_state(sigma)
     x = model.embed(noisy)
     tokens = x.shape[1]
-    angles = model.angles(layout.chunk_position[0])
+    rotation = model.rope(layout.chunk_position[0])
     past = Past(x[:, :0], x[:, :0], None)
-    positions = Positions(angles, torch.ones(1, 1, 1, tokens, dtype=torch.bool))
+    positions = Positions(rotation, torch.ones(1, 1, 1, tokens, dtype=torch.bool))
     for block, prompt in zip(model.blocks, model.prompt_state(text), strict=True):
         x = block(x, modulation, block.project(x, modulation), past, prompt, positions, None)
     return model.unembed(x, time)

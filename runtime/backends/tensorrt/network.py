@@ -13,7 +13,6 @@ def parse_network(trt: Any, builder: Any, log: Log, file: Path) -> tuple[Any, li
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log.logger)
     if parser.parse_from_file(str(file)):
-        _allow_decomposed_attention(trt, network)
         return network, []
     problems = [_refused(parser.get_error(index)) for index in range(parser.num_errors)]
     return network, problems or ["its parser gave no reason"]
@@ -24,10 +23,12 @@ def _refused(error: Any) -> str:
     return f"{where}: {' '.join(error.desc().split())}"
 
 
-def _allow_decomposed_attention(trt: Any, network: Any) -> None:
-    """Attention may become its parts: fp32, and heads of other sizes than fused kernels have, build no other way."""
+def attentions_of(trt: Any, network: Any) -> list[Any]:
+    """The attentions of a network, in its order."""
+    found = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type == trt.LayerType.ATTENTION_OUTPUT:
             layer.__class__ = trt.IAttentionOutputLayer  # the bindings give a layer of the base class
-            layer.attention.decomposable = True
+            found.append(layer.attention)
+    return found

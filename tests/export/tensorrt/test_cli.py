@@ -46,10 +46,16 @@ def nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.EngineBuilder, "build", lambda *a: pytest.fail("nothing is built"))
 
 
+def one_byte(self: Any, name: str, spec: Any, graph: Path, engine: Path, tf32: bool) -> bool:
+    """An engine, built at once."""
+    engine.write_bytes(b"x")
+    return True
+
+
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines of one byte: for what happens around them."""
-    monkeypatch.setattr(build.EngineBuilder, "build", lambda self, name, spec, graph, engine: engine.write_bytes(b"x"))
+    monkeypatch.setattr(build.EngineBuilder, "build", one_byte)
 
 
 def test_from_a_checkpoint(tmp_path: Path) -> None:
@@ -81,7 +87,7 @@ def test_from_a_plan_of_graphs(shapes_plan: Plan, in_precision: Callable[[Plan, 
     assert lines[5] == "by hand:"
     assert lines[8] == (
         f"tensorrt_rtx --onnx={source.path}/memory.onnx --saveEngine=memory.engine --skipInference --noTF32 "
-        "'--decomposableAttentions=*' --computeCapabilities=89 --memPoolSize=workspace:64M"
+        "--computeCapabilities=89 --memPoolSize=workspace:64M"
     )
     assert "step.onnx" not in result.stderr, "it has zero points, so the tool would refuse it as it is"
     assert lines[-1].startswith(f"{out}: ")
@@ -177,14 +183,15 @@ def test_a_build_that_fails_leaves_the_older_plan(
 ) -> None:
     out = tmp_path / "engine.plan"
     with monkeypatch.context() as patch:
-        patch.setattr(build.EngineBuilder, "build", lambda self, name, spec, graph, engine: engine.write_bytes(b"x"))
+        patch.setattr(build.EngineBuilder, "build", one_byte)
         assert invoke(shapes_plan.path, *ADA, "-o", out).exit_code == 0
     before = Plan.open(out).identity
 
-    def fails_late(self: Any, name: str, spec: Any, graph: Path, engine: Path) -> None:
+    def fails_late(self: Any, name: str, spec: Any, graph: Path, engine: Path, tf32: bool) -> bool:
         engine.write_bytes(b"y")
         if name == "decoder":
             raise BackendError("decoder: cannot be built: no kernel; change the options or the precision")
+        return True
 
     monkeypatch.setattr(build.EngineBuilder, "build", fails_late)
     assert refused(shapes_plan.path, *ADA, "-o", out, "--force").startswith("decoder: cannot be built: no kernel; ")

@@ -11,14 +11,14 @@ GRAPH = Path("my plans/step.onnx")
 
 
 def test_the_least() -> None:
-    assert build_command("tensorrt", Path("a/step.onnx"), "step.engine", TensorRtOptions()) == (
-        "trtexec --onnx=a/step.onnx --saveEngine=step.engine --skipInference --noTF32 '--decomposableAttentions=*'"
+    assert build_command("tensorrt", Path("a/step.onnx"), "step.engine", TensorRtOptions(), True) == (
+        "trtexec --onnx=a/step.onnx --saveEngine=step.engine --skipInference --noTF32"
     )
 
 
 def test_architectures_and_a_name_that_the_shell_would_split() -> None:
     options = TensorRtOptions(gpu_arch=("sm_89", "sm_120"), weight_streaming=True)
-    assert build_command("tensorrt-rtx", GRAPH, "step.engine", options) == (
+    assert build_command("tensorrt-rtx", GRAPH, "step.engine", options, False) == (
         "tensorrt_rtx '--onnx=my plans/step.onnx' --saveEngine=step.engine --skipInference --noTF32 "
         "'--decomposableAttentions=*' --computeCapabilities=89,120 --allowWeightStreaming"
     )
@@ -35,7 +35,7 @@ def test_all_of_tensorrt() -> None:
         version_compatible=True,
         hardware_compatible="same_compute_capability",
     )
-    assert build_command("tensorrt", GRAPH, "step.engine", options).split("' ")[-1].split() == [
+    assert build_command("tensorrt", GRAPH, "step.engine", options, False).split("' ")[-1].split() == [
         "--memPoolSize=workspace:64M",
         "--builderOptimizationLevel=5",
         "--timingCacheFile=timings",

@@ -146,6 +146,12 @@ def test_only_an_engine_with_plugins_is_version_compatible_for_them(quiet: Progr
     assert builder._config(has_plugins=True).flags & compatible
 
 
+def test_tf32(quiet: Progress) -> None:
+    """In the passes of a lower precision, and nowhere else."""
+    builder = EngineBuilder(trt, TensorRtOptions(), quiet)
+    assert [builder._config(tf32=tf32).get_flag(trt.BuilderFlag.TF32) for tf32 in (False, True)] == [False, True]
+
+
 def test_other_options(quiet: Progress) -> None:
     options = TensorRtOptions(
         gpu_arch=("sm_89", "sm_120"),

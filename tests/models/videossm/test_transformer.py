@@ -232,6 +232,8 @@ class TestStep:
         if name == "slot_position":  # of the slots it says which are empty; their keys are turned beforehand
             other = value.clone()
             other[-1] = -1
+        if name == "frame_position":  # in the window, where positions are counted
+            other = value - 1
         got, _ = self.step()(**{**inputs, name: other})
         assert (got - expected).abs().max() > 1e-4
 
