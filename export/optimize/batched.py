@@ -19,7 +19,10 @@ import onnx_ir as ir
 from videossm.export.optimize.edit import add_constant, is_constant, joined, like, replace, shape_of
 
 # Element by element, or along the last axis.
-OPERATORS = frozenset("Abs Add Div Exp Greater Log Mul Neg Relu Sigmoid Softplus Split Sub Where".split())
+OPERATORS = {
+    *("Abs", "Add", "Div", "Exp", "Greater", "Log", "Mul", "Neg", "Relu", "Sigmoid", "Softplus", "Split", "Sub"),
+    "Where",
+}
 LEAST_NODES = 4
 MOST_VALUES = 100  # of a chain; gates have a dozen
 
