@@ -54,7 +54,18 @@ DTYPE: dict[int, np.dtype[Any]] = {
 
 PRODUCTS = frozenset({"Attention", "Conv", "Gather", "Gemm", "MatMul", "RotaryEmbedding"})
 ISLANDS = frozenset(
-    {"Cos", "Exp", "GroupNormalization", "LayerNormalization", "Log", "RMSNormalization", "Round", "Sin", "Softplus"}
+    {
+        "Cos",
+        "Exp",
+        "Floor",
+        "GroupNormalization",
+        "LayerNormalization",
+        "Log",
+        "RMSNormalization",
+        "Round",
+        "Sin",
+        "Softplus",
+    }
 )
 TABLES = "levels"  # first part of the module of what `videossm.export` looks up by a pass's scalar
 MOVEMENTS = frozenset(

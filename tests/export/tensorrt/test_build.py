@@ -34,7 +34,7 @@ def out(tmp_path: Path) -> Path:
     return folder
 
 
-def one_byte(self: Any, name: str, spec: Any, graph: Path, engine: Path, tf32: bool) -> bool:
+def one_byte(self: Any, name: str, spec: Any, graph: Path, engine: Path, has_plugins: bool, tf32: bool) -> bool:
     """An engine, built at once."""
     engine.write_bytes(b"x")
     return True

@@ -46,7 +46,7 @@ def nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.EngineBuilder, "build", lambda *a: pytest.fail("nothing is built"))
 
 
-def one_byte(self: Any, name: str, spec: Any, graph: Path, engine: Path, tf32: bool) -> bool:
+def one_byte(self: Any, name: str, spec: Any, graph: Path, engine: Path, has_plugins: bool, tf32: bool) -> bool:
     """An engine, built at once."""
     engine.write_bytes(b"x")
     return True
