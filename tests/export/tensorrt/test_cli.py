@@ -187,7 +187,7 @@ def test_a_build_that_fails_leaves_the_older_plan(
         assert invoke(shapes_plan.path, *ADA, "-o", out).exit_code == 0
     before = Plan.open(out).identity
 
-    def fails_late(self: Any, name: str, spec: Any, graph: Path, engine: Path, tf32: bool) -> bool:
+    def fails_late(self: Any, name: str, spec: Any, graph: Path, engine: Path, has_plugins: bool, tf32: bool) -> bool:
         engine.write_bytes(b"y")
         if name == "decoder":
             raise BackendError("decoder: cannot be built: no kernel; change the options or the precision")
