@@ -31,8 +31,8 @@ def session_options(precision: str, threads: int | None, placement: Placement | 
     Spinning: each engine has threads of its own and the engines run in turn, so those that wait must not burn the
     cores. With ONNX Runtime's own 1 ms a chunk of `shapes` in fp32 on two threads takes 154 ms of CPU time, not 124.
 
-    Reuse: a buffer that is kept for a later tensor of its size stays until the run ends, so that tensors of many sizes
-    add up. Without it a step of 400 frames of a UNet takes half the memory, and steps of small models 1 to 8% less time.
+    Reuse: a buffer that is kept for a later tensor of its size stays until the run ends, so that tensors of many
+    sizes add up. Without it a step of 400 frames of a UNet takes half the memory, and small steps 1 to 8% less time.
 
     EXACT_INT8: with weights in int8 ONNX Runtime adds pairs of products in 16 bits where a processor has no VNNI.
     They saturate silently: products of codes over the full range are 0.17 to 0.20 off, relative to the right ones, and
