@@ -17,6 +17,7 @@ FPS = 8.0  # frames a second at which the motions below look right
 DIAMETERS = (18.0, 24.0)  # pixels across, in a frame of 64 pixels
 SPEED = (1.8, 2.2)  # pixels a frame along the direction of a `moves *`
 BOUNCE_SPEED = (1.4, 2.0)  # pixels a frame along each axis: within 5 s both axes have met an edge
+EXAMPLES = 64  # prompts drawn for a plan, of which equal ones count once
 DIRECTIONS = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}
 
 
@@ -72,6 +73,12 @@ def random_prompt(rng: np.random.Generator, leave_out: float = 0.1) -> Prompt:
         motion=None if rng.random() < leave_out else str(rng.choice(MOTIONS)),
         background=None if rng.random() < leave_out else str(rng.choice(list(BACKGROUNDS))),
     )
+
+
+def example_prompts() -> list[str]:
+    """Prompts that plans of models of this world carry, to calibrate on: always the same ones."""
+    rng = np.random.default_rng(0)
+    return list(dict.fromkeys(str(random_prompt(rng)) for _ in range(EXAMPLES)))
 
 
 def render(world: World, frames: int) -> np.ndarray:

@@ -10,17 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from videossm.models.family import Deployment, Evaluation, Family, ModelError
-from videossm.models.shapes.world import random_prompt
+from videossm.models.shapes.world import example_prompts
 from videossm.models.ssm_vdm.config import CONFIG_KEY, DiffusionConfig, SsmVdmConfig
 from videossm.models.ssm_vdm.presets import PRESETS
 
 if TYPE_CHECKING:
     from videossm.models.ssm_vdm.model import SsmVdm
 
-EXAMPLES = 64  # prompts of the shapes world that plans with prompts carry
 TRAINED = ("ssm-vdm-shapes", "ssm-vdm-shapes-stream")  # presets with weights
 STREAM_S = 5.0  # of a short video of a stream that is evaluated
 MOST_HEADER = 1 << 20  # bytes of a checkpoint's header that are read to see whose it is
@@ -48,7 +45,7 @@ def load(source: str, options: Mapping[str, Any], random_weights: bool) -> Deplo
     model = _model(source, options, random_weights)
     config = model.config
     tokenizer = tokenizer_beside(Path(source), config.vocab_size).to_str() if config.vocab_size else ""
-    return deployment(model, tokenizer, _examples() if config.vocab_size else ())
+    return deployment(model, tokenizer, example_prompts() if config.vocab_size else ())
 
 
 def _model(source: str, options: Mapping[str, Any], random_weights: bool) -> SsmVdm:
@@ -100,12 +97,6 @@ def _changed(config: SsmVdmConfig, options: Mapping[str, Any]) -> SsmVdmConfig:
     values["diffusion"] |= diffusion
     values |= {name: value for name, value in options.items() if name in values and name not in of_diffusion}
     return SsmVdmConfig.from_dict(values)
-
-
-def _examples() -> list[str]:
-    """Prompts of the world that the small models were trained on."""
-    rng = np.random.default_rng(0)
-    return list(dict.fromkeys(str(random_prompt(rng)) for _ in range(EXAMPLES)))
 
 
 def takes(source: str) -> bool:

@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from videossm.models.family import Deployment, Evaluation, Family, ModelError
-from videossm.models.shapes.world import random_prompt
+from videossm.models.shapes.world import example_prompts
 from videossm.models.videossm.config import ConfigError, ModelConfig
 from videossm.models.videossm.presets import PRESETS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-EXAMPLES = 64  # prompts of the shapes world that its plans carry
 OPTIONS = {  # of the command line -> field of the config
     "height": "height",
     "width": "width",
@@ -50,7 +47,7 @@ def load(source: str, options: Mapping[str, Any], random_weights: bool) -> Deplo
     else:
         model = VideoModel(config).eval()
         load_weights(model, checkpoint)
-    return deployment(model, tokenizer.to_str(), _examples(config))
+    return deployment(model, tokenizer.to_str(), example_prompts() if config.name == "shapes" else ())
 
 
 def _is_file(name: str) -> bool:
@@ -94,12 +91,6 @@ def _changed(config: ModelConfig, options: Mapping[str, Any], random_weights: bo
         else:
             changes[field] = value
     return config.replace(**changes)
-
-
-def _examples(config: ModelConfig) -> list[str]:
-    """What the demo was trained to show; of other models nobody here knows."""
-    rng = np.random.default_rng(0)
-    return list(dict.fromkeys(str(random_prompt(rng)) for _ in range(EXAMPLES))) if config.name == "shapes" else []
 
 
 def _evaluation(name: str) -> Evaluation | None:

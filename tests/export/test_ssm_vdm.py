@@ -200,7 +200,8 @@ def test_a_public_checkpoint_needs_what_it_does_not_hold(tmp_path: Path) -> None
     line = refused(path, *settings[2:])
     assert line.startswith("--set: got no version, expected version, height, width, frames, fps of a public checkpoint")
     assert "got those of version 20, expected version 10" in refused(path, "--set", "version=10", *settings[2:])
-    sampled = ("--set", "sampler=ddim", "--set", "steps=4")
+    # Not verified: random weights that predict the noise divide by an alpha of 1e-4, which magnifies rounding.
+    sampled = ("--set", "sampler=ddim", "--set", "steps=4", "--no-verify")
     result = CliRunner().invoke(export, [str(path), *settings, *sampled, "-o", str(tmp_path / "public.plan")])
     assert result.exit_code == 0, result.output
     assert len(Plan.open(tmp_path / "public.plan").manifest.passes) == 4
