@@ -22,6 +22,8 @@ from videossm.models.ssm_vdm.config import LATENT_DOWN, UNetConfig
 from videossm.models.ssm_vdm.s4d import S4D
 from videossm.models.ssm_vdm.temporal import TemporalLayer, temporal_layer
 
+GROUP_TOKENS = 1 << 13  # frames x places that a temporal layer takes at a time
+
 
 class UNet(nn.Module):
     """Predicts the noise or the clean video. States are a list over all temporal layers, in the order of running."""
@@ -177,7 +179,12 @@ class TemporalResidual(nn.Module):
     def forward(self, x: Tensor, frames: int, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """x [B F, C, h, w] to the same shape; states of this layer, before and after."""
         places = x.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, (-1, frames))
-        y, after = self.layer(self.fn.norm(places), states)
+        if states:
+            y, after = self.layer(self.fn.norm(places), states)
+        else:
+            # Of a long clip a few places at a time: what the layer computes of them stays in a processor's cache.
+            groups = places.split(max(1, GROUP_TOKENS // (places.shape[0] * frames)), 2)
+            y, after = torch.cat([self.layer(self.fn.norm(group), [])[0] for group in groups], 2), []
         return x + y.flatten(0, 1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2), after
 
 

@@ -32,6 +32,7 @@ from videossm.models.ssm_vdm.deployment import deployment
 from videossm.models.ssm_vdm.model import random_model
 from videossm.models.ssm_vdm.s4d import S4D
 from videossm.models.ssm_vdm.temporal import temporal_layer
+from videossm.models.ssm_vdm.unet import TemporalResidual
 from videossm.runtime.backends.session import session_options
 
 DIM, PLACES, HEADS = 64, 256, 8  # of a layer
@@ -44,14 +45,16 @@ class TemporalLayers(nn.Module):
 
     def __init__(self, kind: str, frames: int) -> None:
         super().__init__()
-        self.layer = temporal_layer(TemporalConfig(kind, 20, bidirectional=True, state=16), DIM)
+        self.frames = frames
+        config = TemporalConfig(kind, 20, bidirectional=True, state=16)
+        self.layer = TemporalResidual(DIM, temporal_layer(config, DIM))
         for module in self.modules():
             if isinstance(module, S4D):
                 module.fix(frames, streamed=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[1, F, P, C] to the same shape."""
-        return self.layer(x, [])[0]
+        return self.layer(x.flatten(0, 1).permute(0, 2, 1)[..., None], self.frames, [])[0]
 
 
 class TemporalAttention(nn.Module):

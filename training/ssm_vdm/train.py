@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -67,20 +68,28 @@ def mirror(model: SsmVdm) -> None:
             layer.get_parameter("fc_out.weight").mul_(0.5)
 
 
-def loss_of(model: SsmVdm, bars: Tensor, x0: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Mean weighted squared error over a batch of clips, each at its own timestep."""
+def losses_of(model: SsmVdm, bars: Tensor, x0: Tensor, ids: Tensor, mask: Tensor, parts: int) -> Iterator[Tensor]:
+    """Mean weighted squared errors over a batch of clips, each at its own timestep: one of each of `parts` parts.
+
+    A stream's later parts begin with the states that the earlier ones left, as its chunks do.
+    """
     # One in each of as many equal parts, which is less noisy than drawing freely, and more of the noisy levels: there
     # an object is placed and the prompt decides, everywhere else the colour and the shape can be seen.
     place = (torch.arange(len(x0)) + torch.rand(len(x0))) / len(x0)
     timestep = (NOISY * place / (1 + (NOISY - 1) * place) * len(bars)).long().clamp(max=len(bars) - 1)
     bar = bars[timestep][:, None, None, None, None]
     noisy = bar.sqrt() * x0 + (1 - bar).sqrt() * torch.randn_like(x0)
+    config, states = model.config, None
+    if config.streams:
+        shapes = model.unet.state_shapes(len(x0), *config.sample_shape[-2:])
+        states = [torch.zeros(shape) for shape in shapes]
     assert model.prompt is not None
-    cond = model.prompt(ids, mask)
-    with torch.autocast("cpu", torch.bfloat16):
-        predicted, _ = model.unet(noisy, timestep.float(), cond)
-    error = (predicted.float() - x0).square().flatten(1).mean(1)
-    return (error / (1 - bar.flatten()).clamp(min=SIGMA_FLOOR**2)).mean()
+    for seen, clean in zip(noisy.chunk(parts, 1), x0.chunk(parts, 1), strict=True):
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted, after = model.unet(seen, timestep.float(), model.prompt(ids, mask), states)
+        error = (predicted.float() - clean).square().flatten(1).mean(1)
+        yield (error / (1 - bar.flatten()).clamp(min=SIGMA_FLOOR**2)).mean()
+        states = [state.detach().float() for state in after] if states else None
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -110,20 +119,20 @@ def train(arguments: argparse.Namespace) -> None:
         cooling = min(1.0, (1 - done) / arguments.cool) if arguments.cool else 1.0
         for group in optimiser.param_groups:
             group["lr"] = arguments.rate * min(1, (step - first + 1) / WARM_UP) * cooling
-        loss = loss_of(model, bars, *next(data))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        weight = max(arguments.average, 1 / ((step - first) / 5 + 1))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), [p.detach() for p in model.parameters()], weight)
-        losses.append(loss.item())
-        if step % LOG_EVERY == 0:
-            minutes = (time.monotonic() - begun) / 60
-            print(f"{step} {minutes:.1f} min loss {sum(losses) / len(losses):.4f}", flush=True)
-            losses.clear()
+        for loss in losses_of(model, bars, *next(data), arguments.parts):
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            step += 1
+            weight = max(arguments.average, 1 / ((step - first) / 5 + 1))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.values()), [p.detach() for p in model.parameters()], weight)
+            losses.append(loss.item())
+            if step % LOG_EVERY == 0:
+                minutes = (time.monotonic() - begun) / 60
+                print(f"{step} {minutes:.1f} min loss {sum(losses) / len(losses):.4f}", flush=True)
+                losses.clear()
         if time.monotonic() - saved_at > SAVE_EVERY_S:
             save(arguments.out, model, average, optimiser, step)
             saved_at = time.monotonic()
@@ -146,6 +155,7 @@ if __name__ == "__main__":
     parser.add_argument("--start", type=Path, help="a training file to take the averaged weights from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--frames", type=int, required=True, help="of a clip")
+    parser.add_argument("--parts", type=int, default=1, help="of a stream's clip, an iteration each; states go on")
     parser.add_argument("--batch", type=int, required=True, help="clips an iteration")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--rate", type=float, default=2e-3)

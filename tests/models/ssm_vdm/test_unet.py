@@ -79,6 +79,14 @@ def test_every_layer_mixes_frames_as_its_direction_allows(kind: str, version: in
     assert differs[:5].any() == bidirectional
 
 
+def test_places_in_groups_are_all_places_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sample = random_model(presets.test()).unet, torch.randn(1, 8, 3, 8, 8)
+    whole, _ = model(sample, torch.ones(1))
+    monkeypatch.setattr("videossm.models.ssm_vdm.unet.GROUP_TOKENS", 8 * 20)  # 20 of 64 places, 16 of 16
+    groups, _ = model(sample, torch.ones(1))
+    assert (groups - whole).abs().max() < TOLERANCE
+
+
 def test_norms_over_the_clip_join_all_frames() -> None:
     settings = presets.test(bidirectional=False, norm="clip")
     unet, sample = random_model(settings).unet, torch.randn(2, 8, 3, 8, 8)
