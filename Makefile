@@ -5,6 +5,7 @@ PACKAGES := models export calib cost plugins_trt runtime serve batch commands
 # A process for each processor, at most four; the tests of a file share one, and what they have made.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 PROMPT := a red circle bounces on gray
+CORES := $(shell getconf _NPROCESSORS_ONLN)
 START := $(shell date +%s)
 # First in a recipe: says at its end, bad or good, how long make took, the installation included.
 TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
@@ -105,7 +106,7 @@ bench-serve bench-batch: install libraries
 # Says at its end what it left out, and why. TensorRT_ROOT=... names TensorRT's headers.
 plugins:
 	cmake -S plugins_trt -B build/plugins -DCMAKE_BUILD_TYPE=Release $(if $(TensorRT_ROOT),-DTensorRT_ROOT=$(TensorRT_ROOT))
-	cmake --build build/plugins --parallel
+	cmake --build build/plugins --parallel $(CORES)
 
 # ONNXRUNTIME_ROOT=... names ONNX Runtime's own; else it is set up from its package and Debian's header. TensorRT_ROOT=...
 # names TensorRT's headers.
@@ -117,7 +118,7 @@ build/onnxruntime: install
 
 cpp: $(ONNXRUNTIME_ROOT)
 	$(CPP) -B build/cpp
-	cmake --build build/cpp --parallel
+	cmake --build build/cpp --parallel $(CORES)
 
 cpp-dist: cpp
 	cd build/cpp && cpack -B ../../dist
@@ -127,7 +128,7 @@ FUZZ_TARGETS := manifest state tokenizer
 fuzz: install
 	$(CPP) -B build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang -DVIDEOSSM_FUZZERS=ON -DVIDEOSSM_EXAMPLES=OFF \
 	  -DVIDEOSSM_ONNXRUNTIME=OFF -DVIDEOSSM_TENSORRT=OFF -DVIDEOSSM_SANITIZE=address,undefined -DBUILD_SHARED_LIBS=OFF
-	cmake --build build/fuzz --parallel
+	cmake --build build/fuzz --parallel $(CORES)
 	@for target in $(FUZZ_TARGETS); do \
 	  mkdir -p build/fuzz/found/$$target; \
 	  build/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=65536 -dict=runtime/cpp/fuzz/words.dict \
