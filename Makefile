@@ -11,7 +11,7 @@ START := $(shell date +%s)
 TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install libraries chromium demo test test-all lint ruff types bench bench-quantization bench-serve bench-batch plugins cpp cpp-dist fuzz \
+.PHONY: help install libraries browsers demo test test-all lint ruff types bench bench-quantization bench-serve bench-batch plugins cpp cpp-dist fuzz \
         wheel pythons clean
 
 help:
@@ -31,7 +31,7 @@ help:
 	@echo "make clean   removes what make made, but for .venv"
 
 install: .venv/package.stamp
-libraries: .venv/scans.stamp .venv/serve.stamp chromium
+libraries: .venv/scans.stamp .venv/serve.stamp browsers
 
 .venv/requirements.stamp: requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("python: got %d.%d, expected 3.10 or later; \
@@ -55,10 +55,11 @@ libraries: .venv/scans.stamp .venv/serve.stamp chromium
 	@$(BIN)/python -m pip install -q -r requirements/serve.txt
 	@touch $@
 
-# The browser of the tests, where Debian's package can be had; without one they say so and are skipped.
-chromium: | .venv/requirements.stamp
-	@command -v chromium > /dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null || \
-	{ apt-get update && apt-get install -y --no-install-recommends chromium; } > /dev/null 2>&1 || true
+# The browsers of the tests, where Debian's packages can be had; without one its tests say so and are skipped. Firefox
+# decodes video by libavcodec.
+browsers: | .venv/requirements.stamp
+	@{ command -v chromium && command -v firefox-esr; } > /dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null || \
+	{ apt-get update && apt-get install -y --no-install-recommends chromium firefox-esr libavcodec-extra; } > /dev/null 2>&1 || true
 
 demo: install
 	@$(TIMED); mkdir -p out; \

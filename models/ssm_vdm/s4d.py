@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from videossm.models.scans.precision import full_precision
 
-BLOCK_FRAMES = 32  # of one matrix; with states of 16 values a frame costs a little less in 16, but a graph twice the nodes
+BLOCK_FRAMES = (
+    32  # of one matrix; with states of 16 values a frame costs a little less in 16, but a graph twice the nodes
+)
 DT_RANGE = (1e-3, 0.1)  # of a new layer, drawn evenly in the logarithm
 
 

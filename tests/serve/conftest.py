@@ -13,6 +13,7 @@ import requests
 import uvicorn
 from tiny_plan import Tiny, write_tiny_plan
 
+from videossm.models.family import find_family
 from videossm.runtime.plan import Plan
 from videossm.serve.app import create_app
 from videossm.serve.host import Host
@@ -85,6 +86,26 @@ def serving() -> Iterator[Callable[..., Server]]:
 @pytest.fixture(scope="module")
 def server(serving: Callable[..., Server], tiny_plan: Plan) -> Server:
     return serving(tiny_plan, streams=6, viewers=12)
+
+
+@pytest.fixture(scope="module")
+def shapes_plan(shared: Callable[[str, Callable[[Path], object]], Path]) -> Plan:
+    """The trained demo, the same export as that of the tests of export."""
+
+    def make(folder: Path) -> None:
+        from videossm.export.build import BuildOptions, build_plan
+
+        plan, canonical = folder / "engine.plan", folder / "canonical"
+        plan.mkdir()
+        canonical.mkdir()
+        build_plan(find_family("shapes").load("shapes", {}, False), BuildOptions("own", "contrib", 23), plan, canonical)
+
+    return Plan.open(shared("shapes-contrib", make) / "engine.plan")
+
+
+@pytest.fixture(scope="module")
+def shapes(serving: Callable[..., Server], shapes_plan: Plan) -> Server:
+    return serving(shapes_plan)
 
 
 @pytest.fixture(autouse=True)

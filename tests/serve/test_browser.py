@@ -5,59 +5,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
+from showing import PICTURES, decoded
 
-from videossm.models.family import find_family
 from videossm.models.shapes.detector import observe
-from videossm.runtime.plan import Plan
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: make test installs it")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 PATIENCE_MS = 60_000  # of a busy machine
-PICTURES = """async ([selector, count]) => {
-  const canvas = document.querySelector(selector), clock = canvas.parentElement.querySelector(".clock");
-  const found = [];
-  let last = "";
-  while (found.length < count) {
-    await new Promise(requestAnimationFrame);
-    if (clock.textContent === last) continue;
-    last = clock.textContent;
-    found.push([last, canvas.toDataURL("image/png").split(",")[1]]);
-  }
-  return found;
-}"""
-
-
-@pytest.fixture(scope="module")
-def shapes_plan(shared: Callable[[str, Callable[[Path], object]], Path]) -> Plan:
-    """The trained demo, the same export as that of the tests of export."""
-
-    def make(folder: Path) -> None:
-        from videossm.export.build import BuildOptions, build_plan
-
-        plan, canonical = folder / "engine.plan", folder / "canonical"
-        plan.mkdir()
-        canonical.mkdir()
-        build_plan(find_family("shapes").load("shapes", {}, False), BuildOptions("own", "contrib", 23), plan, canonical)
-
-    return Plan.open(shared("shapes-contrib", make) / "engine.plan")
-
-
-@pytest.fixture(scope="module")
-def shapes(serving: Callable[..., Any], shapes_plan: Plan) -> Any:
-    return serving(shapes_plan)
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +58,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
 
 def pictures(page: Any, count: int, selector: str = ".picture") -> tuple[list[str], np.ndarray]:
     """What the clock says beside `count` frames that are shown, and they [T, H, W, 3]."""
-    found = page.evaluate(PICTURES, [selector, count])
-    frames = [next(av.open(io.BytesIO(base64.b64decode(png))).decode(video=0)) for _, png in found]
-    return [text for text, _ in found], np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+    return decoded(page.evaluate(PICTURES, [selector, count]))
 
 
 def wait_until(page: Any, script: str) -> None:
