@@ -1,4 +1,6 @@
-"""What serving costs: first frame in a browser, real time and memory with one viewer, eight, and one that stalls."""
+"""What serving costs: first frame in a browser; real time and memory with one viewer, with eight, and with one that
+stalls; the shares of four streams at once.
+"""
 
 from __future__ import annotations
 
@@ -140,6 +142,27 @@ def play(url: str, plan: Plan, seconds: float, viewers: int, stalled: bool) -> d
     }
 
 
+def shares(url: str, plan: Plan, seconds: float, streams: int) -> dict[str, Any]:
+    """Chunks of each of several streams that are watched at once."""
+    examples = plan.manifest.text.examples if plan.manifest.text else ()
+    made = [ask("POST", f"{url}/api/streams", {"prompt": examples[0]} if examples else {}) for _ in range(streams)]
+    counts, ended = [0] * streams, threading.Event()
+    paths = [f"/api/streams/{stream['id']}/live?codec=h264" for stream in made]
+    threads = [threading.Thread(target=watch, args=(url, path, counts, n, ended)) for n, path in enumerate(paths)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    time.sleep(seconds)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    wall_s = time.monotonic() - started
+    for stream in made:
+        ask("DELETE", f"{url}/api/streams/{stream['id']}")
+    chunk_s = plan.manifest.stream.later_frames / plan.manifest.stream.fps
+    return {"streams": streams, "wall_s": wall_s, "chunks_seen": counts, "chunks_in_real_time": wall_s / chunk_s}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("plan")
@@ -155,6 +178,7 @@ def main() -> None:
             lambda: play(url, plan, given.seconds, 1, True),
         ]
         result["plays"] = [way() for way in ways]
+        result["shares"] = shares(url, plan, given.seconds / 10, 4)
     given.json.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

@@ -21,9 +21,7 @@ from torch import Tensor, nn
 
 from videossm.models.scans.precision import full_precision
 
-BLOCK_FRAMES = (
-    32  # of one matrix; with states of 16 values a frame costs a little less in 16, but a graph twice the nodes
-)
+BLOCK_FRAMES = 32  # of one matrix: as fast as 16, about as many as a state has values, with half the nodes
 DT_RANGE = (1e-3, 0.1)  # of a new layer, drawn evenly in the logarithm
 
 

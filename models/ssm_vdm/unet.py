@@ -23,7 +23,7 @@ from videossm.models.ssm_vdm.s4d import S4D
 from videossm.models.ssm_vdm.temporal import TemporalLayer, temporal_layer
 
 GROUP_TOKENS = 1 << 13  # frames x places that a temporal layer takes at a time, as far as
-MOST_GROUPS = 8  # allow: each has nodes of its own in a graph
+GROUPED_FRAMES = 1 << 11  # frames x groups allow: each group has nodes of its own in a graph
 
 
 class UNet(nn.Module):
@@ -184,8 +184,8 @@ class TemporalResidual(nn.Module):
             y, after = self.layer(self.fn.norm(places), states)
         else:
             # Of a long clip a few places at a time: what the layer computes of them stays in a processor's cache.
-            size = max(GROUP_TOKENS // (places.shape[0] * frames), -(-places.shape[2] // MOST_GROUPS))
-            groups = places.split(size, 2)
+            fewest = -(-places.shape[2] * frames // GROUPED_FRAMES)
+            groups = places.split(max(fewest, GROUP_TOKENS // (len(places) * frames)), 2)
             y, after = torch.cat([self.layer(self.fn.norm(group), [])[0] for group in groups], 2), []
         return x + y.flatten(0, 1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2), after
 

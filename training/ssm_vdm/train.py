@@ -28,6 +28,7 @@ from videossm.models.ssm_vdm.presets import PRESETS
 from videossm.models.ssm_vdm.s4d import S4DKernel
 
 SIGMA_FLOOR = 0.3  # of the weight 1 / sigma^2
+HEAVIEST = 4.0  # weight of a clip
 NOISY = 3.0  # how much more often the noisiest level is drawn than each would be evenly
 # Of the scans, in place of S4D's 0.001 to 0.1: a state halves within 1.4 to 14 frames.
 MEMORY_STEPS = (0.1, 1.0)
@@ -79,6 +80,9 @@ def losses_of(model: SsmVdm, bars: Tensor, x0: Tensor, ids: Tensor, mask: Tensor
     timestep = (NOISY * place / (1 + (NOISY - 1) * place) * len(bars)).long().clamp(max=len(bars) - 1)
     bar = bars[timestep][:, None, None, None, None]
     noisy = bar.sqrt() * x0 + (1 - bar).sqrt() * torch.randn_like(x0)
+    # A small object in a dark colour counts as much as a large bright one: else it is the one that is lost.
+    energy = x0.flatten(1).var(1)
+    weight = (energy.mean() / energy).clamp(max=HEAVIEST)
     config, states = model.config, None
     if config.streams:
         shapes = model.unet.state_shapes(len(x0), *config.sample_shape[-2:])
@@ -88,7 +92,7 @@ def losses_of(model: SsmVdm, bars: Tensor, x0: Tensor, ids: Tensor, mask: Tensor
         with torch.autocast("cpu", torch.bfloat16):
             predicted, after = model.unet(seen, timestep.float(), model.prompt(ids, mask), states)
         error = (predicted.float() - clean).square().flatten(1).mean(1)
-        yield (error / (1 - bar.flatten()).clamp(min=SIGMA_FLOOR**2)).mean()
+        yield (weight * error / (1 - bar.flatten()).clamp(min=SIGMA_FLOOR**2)).mean()
         states = [state.detach().float() for state in after] if states else None
 
 

@@ -39,7 +39,9 @@ def distance(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("frames", [1, 2, 16, BLOCK_FRAMES, 2 * BLOCK_FRAMES + 5])
+@pytest.mark.parametrize(
+    "frames", [1, 2, 16, BLOCK_FRAMES, BLOCK_FRAMES + 1, 3 * BLOCK_FRAMES, 8 * BLOCK_FRAMES, 9 * BLOCK_FRAMES + 5]
+)
 @pytest.mark.parametrize("fixed", [False, True], ids=["computed", "fixed"])
 def test_whole_clip_is_the_convolution(frames: int, fixed: bool) -> None:
     layer, inputs = random_layer(), torch.randn(BATCH, CHANNELS, PLACES, frames)
@@ -50,7 +52,7 @@ def test_whole_clip_is_the_convolution(frames: int, fixed: bool) -> None:
     assert distance(outputs, by_fft(layer, inputs)) < TOLERANCE
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 16, 64])
+@pytest.mark.parametrize("chunk", [1, 3, 16, 64, 75])
 def test_chunks_with_the_state_carried_are_the_whole_clip(chunk: int) -> None:
     layer, inputs = random_layer(), torch.randn(BATCH, CHANNELS, PLACES, 150)
     state, outputs = torch.zeros(layer.state_shape(BATCH, PLACES)), []
