@@ -130,8 +130,8 @@ class S4D(nn.Module):
         for block in inputs.split(BLOCK_FRAMES, 3):
             frames = block.shape[3]
             both = torch.cat([block, state], 3) @ self._matrix(frames, with_state=True).to(inputs.dtype)
-            outputs.append(both[..., :frames])
-            state = both[..., frames:]
+            out, state = both.split_with_sizes([frames, self.state], 3)
+            outputs.append(out)
         return torch.cat(outputs, 3), state
 
     def _matrix(self, frames: int, with_state: bool) -> Tensor:
