@@ -12,10 +12,11 @@ from videossm.models.family import Deployment, Engine, Layers, NoiseSource, Pass
 from videossm.models.videossm.config import ModelConfig
 from videossm.models.videossm.model import VideoModel
 from videossm.models.videossm.rollout import ReferenceRollout
-from videossm.models.videossm.step import Decode, MemoryUpdate, PromptEncoder, Step, TurnKeys
+from videossm.models.videossm.step import Decode, MemoryUpdate, PromptEncoder, Step, TurnWindow
 
 KEYS_VALUES = ("key", "value")
 GATES = ("decay", "beta")
+SEEN = ("seen_key", "seen_value")
 
 PRECISION = Precision(
     kept_engines={
@@ -79,7 +80,7 @@ def _states(config: ModelConfig) -> dict[str, State]:
     states = {f"prompt.{name}": State("prompt", half=True) for name in _of_layers(config, KEYS_VALUES)}
     for kind in _kinds(config):
         states |= {name: State("ring", half=kind in KEYS_VALUES) for name in _of_layers(config, (kind,))}
-    states |= {name: State("chunk", half=True) for name in _of_layers(config, ("turned",))}
+    states |= {name: State("chunk", half=True) for name in _of_layers(config, SEEN)}
     if config.transformer.memory:
         states |= {name: State("carry") for name in _of_layers(config, ("memory",))}
     return states | {f"cache.{i}": State("carry", half=True) for i in range(config.autoencoder.depth)}
@@ -116,13 +117,13 @@ def _text_encoder(model: VideoModel) -> Engine:
 
 def _turn(model: VideoModel) -> Engine:
     config = model.config
-    keys, turned = _of_layers(config, ("key",)), _of_layers(config, ("turned",))
+    past, seen = _of_layers(config, KEYS_VALUES), _of_layers(config, SEEN)
     return Engine(
         "turn",
-        TurnKeys(model.transformer),
-        (torch.arange(config.window.window_frames), [_tokens(config, config.window_tokens) for _ in keys]),
-        {"slot_position": "window.slot_position", **{f"past.{name}": f"state.{name}" for name in keys}},
-        {f"past.{name}": f"state.{name}" for name in turned},
+        TurnWindow(model.transformer, config),
+        (torch.arange(config.window.window_frames), [_tokens(config, config.window_tokens) for _ in past]),
+        {"slot_position": "window.slot_position", **{f"past.{name}": f"state.{name}" for name in past}},
+        {f"window.{name}": f"state.{name}" for name in seen},
         when="before",
     )
 
@@ -137,11 +138,12 @@ def _step(model: VideoModel) -> Engine:
         torch.arange(window.window_frames),
         torch.arange(window.chunk_frames) + window.window_frames,
         [_tokens(config, transformer.text_len) for _ in range(2 * transformer.layers)],
-        [_tokens(config, config.window_tokens) for _ in range(2 * transformer.layers)],
+        [_tokens(config, config.window_tokens + config.chunk_tokens)[:, None] for _ in range(2 * transformer.layers)],
         [_square(config) for _ in range(transformer.layers if memory else 0)],
         torch.ones(1) if memory else None,
         torch.empty(config.latent_shape) if renoise else None,
     )
+    seen = _of_layers(config, SEEN)
     inputs = {
         "latent": "sample",
         "sigma": "pass.sigma",
@@ -149,7 +151,7 @@ def _step(model: VideoModel) -> Engine:
         "slot_position": "window.slot_position",
         "frame_position": "window.frame_position",
         **{f"prompt.{name}": f"state.prompt.{name}" for name in _of_layers(config, KEYS_VALUES)},
-        **{f"past.{name}": f"state.{name}" for name in _of_layers(config, ("turned", "value"))},
+        **{f"window.{name}": f"state.{name}" for name in seen},
     }
     if memory:
         inputs |= {f"past.{name}": f"state.{name}" for name in _of_layers(config, ("memory",))}
@@ -158,6 +160,7 @@ def _step(model: VideoModel) -> Engine:
         inputs["noise"] = "noise"
     outputs = {"latent_next": "sample"}
     outputs |= {f"present.{name}": f"state.{name}" for name in _of_layers(config, _kinds(config))}
+    outputs |= {f"written.{name}": f"state.{name}" for name in seen}
     return Engine("step", Step(model.transformer, config), example, inputs, outputs)
 
 

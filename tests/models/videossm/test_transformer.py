@@ -14,7 +14,7 @@ from videossm.models.videossm.config import ModelConfig
 from videossm.models.videossm.model import VideoModel, random_model
 from videossm.models.videossm.presets import test as small_preset
 from videossm.models.videossm.presets import videossm_1_3b
-from videossm.models.videossm.step import PromptEncoder, Step, TurnKeys
+from videossm.models.videossm.step import PromptEncoder, Step, TurnWindow
 from videossm.models.videossm.transformer import Transformer
 
 TOLERANCE = 1e-5
@@ -51,8 +51,8 @@ def run_chunk(config: ModelConfig, step: Step, latent: Tensor, sigma: float, tex
     """The flow of a first chunk: nothing behind it."""
     prompt = [tensor for pair in step.transformer.prompt_state(text) for tensor in pair]
     transformer, batch = config.transformer, len(latent)
-    empty = torch.zeros(batch, 0, transformer.dim)
-    moved, _ = step(
+    empty = torch.zeros(batch, 1, config.chunk_tokens, transformer.dim)  # room for the chunk alone
+    moved, *_ = step(
         latent,
         torch.tensor([sigma]),
         torch.tensor([sigma - 1.0]),  # euler: x - flow
@@ -122,7 +122,7 @@ def test_window_equals_the_wan_transformer_of_diffusers() -> None:
     config = small_preset().replace(batch=2, transformer={"memory": False, "dim": 96, "heads": 3, "layers": 1})
     c, frames, sigma = config.transformer, config.window.chunk_frames, 0.7
     ours = random_model(config, seed=1).transformer
-    wan, step, turn_keys = wan_twin(config, ours), Step(ours, config), TurnKeys(ours)
+    wan, step, turn_window = wan_twin(config, ours), Step(ours, config), TurnWindow(ours, config)
     noise = torch.Generator().manual_seed(9)
     batch, _, *shape = config.latent_shape
     latents = torch.randn(batch, 2 * frames, *shape, generator=noise)
@@ -136,9 +136,7 @@ def test_window_equals_the_wan_transformer_of_diffusers() -> None:
     def flow(chunk: int) -> tuple[Tensor, list[Tensor]]:
         latent, level = latents[:, chunk * frames :][:, :frames], torch.tensor([sigma])
         position = torch.arange(frames) + chunk * frames
-        seen = list(past)
-        seen[::2] = turn_keys(slots, past[::2])
-        moved, present = step(latent, level, level - 1, slots, position, prompt, seen, [])
+        moved, present, _ = step(latent, level, level - 1, slots, position, prompt, turn_window(slots, past), [])
         return latent - moved, present
 
     _, present = flow(0)
@@ -186,7 +184,7 @@ class TestStep:
             return torch.randn(shape, generator=generator)
 
         heads, dim = transformer.heads, transformer.head_dim
-        slots = torch.arange(config.window.window_frames)
+        slots, places = torch.arange(config.window.window_frames), config.window_tokens + config.chunk_tokens
         return {
             "latent": draw(*config.latent_shape),
             "sigma": torch.tensor([0.8]),
@@ -194,7 +192,7 @@ class TestStep:
             "slot_position": torch.where(slots < filled_slots, slots, -1),
             "frame_position": torch.arange(config.window.chunk_frames) + filled_slots,
             "prompt": [draw(1, transformer.text_len, transformer.dim) for _ in range(2 * transformer.layers)],
-            "past": [draw(1, config.window_tokens, transformer.dim) for _ in range(2 * transformer.layers)],
+            "window": [draw(1, 1, places, transformer.dim) for _ in range(2 * transformer.layers)],
             "memory": [draw(1, heads, dim, dim) for _ in range(transformer.layers)],
             "rho": torch.tensor([0.3]),
             "noise": draw(*config.latent_shape),
@@ -206,27 +204,28 @@ class TestStep:
     @torch.no_grad()
     def test_empty_slots_do_not_count(self) -> None:
         inputs = self.inputs(filled_slots=6)
-        expected, _ = self.step()(**inputs)
-        poisoned = [tensor.clone() for tensor in inputs["past"]]
+        expected, *_ = self.step()(**inputs)
+        poisoned = [tensor.clone() for tensor in inputs["window"]]
         for tensor in poisoned:
-            tensor[:, 6 * self.config.frame_tokens :] = 1e3
-        got, _ = self.step()(**{**inputs, "past": poisoned})
+            tensor[:, :, 6 * self.config.frame_tokens :] = 1e3
+        got, *_ = self.step()(**{**inputs, "window": poisoned})
         torch.testing.assert_close(got, expected)
 
     @torch.no_grad()
     def test_order_of_slots_does_not_matter(self) -> None:
         inputs = self.inputs(filled_slots=9)
-        expected, _ = self.step()(**inputs)
+        expected, *_ = self.step()(**inputs)
         tokens, order = self.config.frame_tokens, torch.tensor([0, 1, 2, 6, 7, 8, 3, 4, 5])
-        turned = [x.unflatten(1, (-1, tokens))[:, order].flatten(1, 2) for x in inputs["past"]]
-        got, _ = self.step()(**{**inputs, "past": turned, "slot_position": order})
+        places = torch.cat([order, torch.arange(9, 12)])  # the chunk's own stay where they are
+        window = [x.unflatten(2, (-1, tokens))[:, :, places].flatten(2, 3) for x in inputs["window"]]
+        got, *_ = self.step()(**{**inputs, "window": window, "slot_position": order})
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
     @torch.no_grad()
     @pytest.mark.parametrize("name", STEP_INPUTS)
     def test_every_input_matters(self, name: str) -> None:
         inputs = self.inputs(filled_slots=9)
-        expected, _ = self.step()(**inputs)
+        expected, *_ = self.step()(**inputs)
         value = inputs[name]
         other = [x.roll(1, -1) for x in value] if isinstance(value, list) else 2 * value
         if name == "slot_position":  # of the slots it says which are empty; their keys are turned beforehand
@@ -234,13 +233,13 @@ class TestStep:
             other[-1] = -1
         if name == "frame_position":  # in the window, where positions are counted
             other = value - 1
-        got, _ = self.step()(**{**inputs, name: other})
+        got, *_ = self.step()(**{**inputs, name: other})
         assert (got - expected).abs().max() > 1e-4
 
     @torch.no_grad()
     def test_commit_leaves_the_latent(self) -> None:
         inputs = self.inputs(filled_slots=3) | {"sigma": torch.zeros(1), "sigma_next": torch.zeros(1)}
-        got, _ = self.step()(**inputs)
+        got, *_ = self.step()(**inputs)
         torch.testing.assert_close(got, inputs["latent"], atol=0, rtol=0)
 
     @torch.no_grad()
@@ -249,7 +248,7 @@ class TestStep:
         """The head's prediction is the clean latent: the step goes on from it by the sampler's equation."""
         inputs = self.inputs(filled_slots=9)
         flow_step, latent, s = self.step(), inputs["latent"], inputs["sigma"]
-        moved, _ = flow_step(**{**inputs, "noise": None, "sigma_next": s - 1})  # as a flow: latent - prediction
+        moved, *_ = flow_step(**{**inputs, "noise": None, "sigma_next": s - 1})  # as a flow: latent - prediction
         prediction, s_next = latent - moved, inputs["sigma_next"]
         assert s_next > 0, f"sigma_next: got {s_next.item()}, expected more than 0; at 0 both samplers end at x0"
         if kind == "euler":
@@ -257,7 +256,7 @@ class TestStep:
         else:
             expected = (1 - s_next) * prediction + s_next * inputs["noise"]
         x0_step = Step(flow_step.transformer, self.config.replace(transformer={"prediction": "x0"}))
-        got, _ = x0_step(**{**inputs, "noise": inputs["noise"] if kind == "renoise" else None})
+        got, *_ = x0_step(**{**inputs, "noise": inputs["noise"] if kind == "renoise" else None})
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
