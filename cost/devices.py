@@ -12,7 +12,7 @@ TF32 = "tf32"  # of fp32 products whose factors are read with 10 bits
 
 @dataclass(frozen=True)
 class Device:
-    """`flops`: a second, by the type of a product: 16 bits, fp8 and TF32 with sums in fp32, fp32 without tensor cores."""
+    """`flops`: a second, by the type of a product: 16 bits, fp8 and TF32 with sums in fp32; fp32 by no tensor core."""
 
     name: str
     source: str

@@ -96,11 +96,15 @@ def read_costs(plan: Plan) -> list[EngineCost]:
     costs = []
     for name, engine in manifest.engines.items():
         graph = read_graph(plan.path / engine.file, manifest.in_place(name))
-        tf32 = manifest.takes_tf32(name)
-        started = {backend: launches(graph, rules, tf32) for backend, rules in RULES.items()}
-        between = {backend: activation_bytes(graph, rules) for backend, rules in RULES.items()}
-        costs.append(EngineCost(name, runs.get(name, 0), graph, started, between))
+        costs.append(engine_cost(name, runs.get(name, 0), graph, manifest.takes_tf32(name)))
     return costs
+
+
+def engine_cost(name: str, runs: int, graph: EngineGraph, tf32: bool) -> EngineCost:
+    """`runs`: in a chunk. `tf32`: whether its fp32 products may be TF32's."""
+    started = {backend: launches(graph, rules, tf32) for backend, rules in RULES.items()}
+    between = {backend: activation_bytes(graph, rules) for backend, rules in RULES.items()}
+    return EngineCost(name, runs, graph, started, between)
 
 
 def runs_in_steady_state(manifest: Manifest) -> dict[str, int]:
