@@ -19,15 +19,17 @@ def with_room(past: Tensor, tokens: int) -> Tensor:
     return torch.cat([past.unsqueeze(1), room], 2)  # the other way round ONNX Runtime copies once more
 
 
-def with_own(window: Tensor, own: Tensor) -> Tensor:
-    """`window` [B, 1, P + T, D] with `own` [B, T, D] in the last T places."""
-    batch, _, places, _ = window.shape
-    start = places - own.shape[1]
+def own_places(batch: int, past: int, tokens: int) -> Tensor:
+    """Where the `tokens` places behind `past` are in [batch, 1, past + tokens, D]: int64 [batch, 1, tokens, 3]."""
+    sides = torch.arange(batch), torch.arange(1), torch.arange(past, past + tokens)
+    return torch.stack(torch.meshgrid(*sides, indexing="ij"), -1)
+
+
+def with_own(window: Tensor, own: Tensor, places: Tensor) -> Tensor:
+    """`window` [B, 1, P + T, D] with `own` [B, T, D] in the last T places, which are those of `own_places`."""
     if not torch.compiler.is_exporting():
-        return torch.cat([window[:, :, :start], own.unsqueeze(1)], 2)
-    rows = torch.cartesian_prod(torch.arange(batch), torch.zeros(1, dtype=torch.int64), torch.arange(start, places))
-    where = rows.unflatten(0, (batch, 1, -1))
+        return torch.cat([window[:, :, : -own.shape[1]], own.unsqueeze(1)], 2)
     written: Tensor = torch.onnx.ops.symbolic(
-        "ScatterND", (window, where, own.unsqueeze(1)), dtype=window.dtype, shape=window.shape, version=18
+        "ScatterND", (window, places, own.unsqueeze(1)), dtype=window.dtype, shape=window.shape, version=18
     )
     return written

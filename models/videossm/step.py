@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from videossm.models.scans.operators import gated_delta_scan
 from videossm.models.videossm.autoencoder import Decoder, to_uint8
 from videossm.models.videossm.config import ModelConfig
-from videossm.models.videossm.in_place import with_own, with_room
+from videossm.models.videossm.in_place import own_places, with_own, with_room
 from videossm.models.videossm.rope import apply_rope
 from videossm.models.videossm.text_encoder import TextEncoder
 from videossm.models.videossm.transformer import Positions, Seen, Transformer
@@ -56,9 +56,13 @@ class TurnWindow(nn.Module):
 class Step(nn.Module):
     """One denoising step of one chunk, or, at sigma = sigma_next = 0, the pass that commits a clean chunk."""
 
+    places: Tensor  # of a chunk behind a full window
+
     def __init__(self, transformer: Transformer, config: ModelConfig) -> None:
         super().__init__()
         self.transformer, self.config = transformer, config
+        places = own_places(config.batch, config.window_tokens, config.chunk_tokens)
+        self.register_buffer("places", places, persistent=False)
 
     def forward(
         self,
@@ -101,8 +105,9 @@ class Step(nn.Module):
         seen: list[Tensor] = []
         for i, block in enumerate(model.blocks):
             projection = block.project(x, modulation)
-            seen.append(with_own(window[2 * i], apply_rope(projection.key, positions.rotation, block.heads)))
-            seen.append(with_own(window[2 * i + 1], projection.value))
+            key = apply_rope(projection.key, positions.rotation, block.heads)
+            seen.append(with_own(window[2 * i], key, self.places))
+            seen.append(with_own(window[2 * i + 1], projection.value, self.places))
             block_seen = Seen(seen[-2].squeeze(1), seen[-1].squeeze(1), memory[i] if memory else None)
             x = block(x, modulation, projection, block_seen, (prompt[2 * i], prompt[2 * i + 1]), positions, rho)
             present += [projection.key, projection.value]
