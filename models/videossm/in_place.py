@@ -1,16 +1,22 @@
-"""The window's buffers, in whose last places a pass writes the chunk's own keys or values.
+"""What a chunk sees of itself behind the window, in one of two ways.
 
-    [B, 1, P + T, D]: P tokens of the window, then T of the chunk
+A copy: window [B, P, D] and chunk [B, T, D] are concatenated, in each pass and layer.
 
-A concatenation would copy the window in each pass. In a graph the writing is one ScatterND, which backends do in place
-where the buffer that it reads is the one that it writes. The second side is for TensorRT, whose cache update takes
-[batch, heads, tokens, channels]; all heads are one there, as they lie packed.
+In place: the window has room, [B, 1, P + T, D], and a pass writes the chunk into the last T places. In a graph that is
+one ScatterND, which backends do in place where the buffer that it reads is the one that it writes. The second side is
+for TensorRT, whose cache update takes [batch, heads, tokens, channels]; all heads are one there, as they lie packed.
+
+At full size copies move 6.9 GB in each pass. A small window is in the processor's cache, and its copy is there for the
+attention that follows: `shapes` takes 3% more time in place, on ONNX Runtime's CPU.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+IN_PLACE_SIDES = 4
+IN_PLACE_NUMBERS = 1 << 20  # of a window's keys in a layer, from which on passes write in place
 
 
 def with_room(past: Tensor, tokens: int) -> Tensor:
@@ -26,7 +32,9 @@ def own_places(batch: int, past: int, tokens: int) -> Tensor:
 
 
 def with_own(window: Tensor, own: Tensor, places: Tensor) -> Tensor:
-    """`window` [B, 1, P + T, D] with `own` [B, T, D] in the last T places, which are those of `own_places`."""
+    """`window` with `own` [B, T, D] behind it: [B, P + T, D], or in place, at `places`, [B, 1, P + T, D]."""
+    if window.dim() != IN_PLACE_SIDES:
+        return torch.cat([window, own], 1)
     if not torch.compiler.is_exporting():
         return torch.cat([window[:, :, : -own.shape[1]], own.unsqueeze(1)], 2)
     written: Tensor = torch.onnx.ops.symbolic(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from videossm.models.videossm.memory import RHO_MIN
 from videossm.models.videossm.model import VideoModel
-from videossm.models.videossm.step import Decode, MemoryUpdate, PromptEncoder, Step, TurnWindow
+from videossm.models.videossm.step import Decode, MemoryUpdate, PromptEncoder, Step, TurnKeys
 
 NoiseSource = Callable[[int, int], Tensor]  # (chunk, step) -> [B, F, C, h, w]
 
@@ -32,7 +32,7 @@ class WindowChunk:
 class Surroundings:
     """All that the steps of one chunk see beside its latent; the same for each of them."""
 
-    window: list[Tensor]  # of `TurnWindow`: [B, 1, P + T, D] each; P grows until the window is full
+    past: list[Tensor]  # turned key and value of each block in turn [B, P, D]; P grows until the window is full
     slot_position: Tensor  # int64 [P frames]
     frame_position: Tensor  # int64 [F]
     rho: Tensor | None  # [1]; None without a memory
@@ -54,7 +54,7 @@ class ReferenceRollout:
         """`input_ids`, `attention_mask`: int64 [B, L]. `noise`: the Gaussian noise of a chunk's step."""
         self.config, self.noise = model.config, noise
         self.encode_prompt = PromptEncoder(model.text_encoder, model.transformer)
-        self.turn_window = TurnWindow(model.transformer, model.config)
+        self.turn_keys = TurnKeys(model.transformer)
         self.step = Step(model.transformer, model.config)
         self.update_memory = MemoryUpdate()
         self.decode_first = Decode(model.autoencoder.decoder, first=True)
@@ -122,7 +122,7 @@ class ReferenceRollout:
             around.slot_position,
             around.frame_position,
             self.prompt,
-            around.window,
+            around.past,
             self.memory,
             around.rho,
             noise,
@@ -133,8 +133,9 @@ class ReferenceRollout:
         """Of chunk `index`, behind the chunks that the window holds now."""
         rho = max(RHO_MIN, self.chunks_evicted / max(1, self.chunks_made))
         slot_position, frame_position = self._positions(index)
-        window = self.turn_window(slot_position, self._past())
-        return Surroundings(window, slot_position, frame_position, torch.tensor([rho]) if self.memory else None)
+        past = self._past()
+        past[::2] = self.turn_keys(slot_position, past[::2])
+        return Surroundings(past, slot_position, frame_position, torch.tensor([rho]) if self.memory else None)
 
     def _past(self) -> list[Tensor]:
         """Key, not turned, and value of each block in turn."""

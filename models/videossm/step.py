@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from videossm.models.scans.operators import gated_delta_scan
 from videossm.models.videossm.autoencoder import Decoder, to_uint8
 from videossm.models.videossm.config import ModelConfig
-from videossm.models.videossm.in_place import own_places, with_own, with_room
+from videossm.models.videossm.in_place import IN_PLACE_SIDES, own_places, with_own, with_room
 from videossm.models.videossm.rope import apply_rope
 from videossm.models.videossm.text_encoder import TextEncoder
 from videossm.models.videossm.transformer import Positions, Seen, Transformer
@@ -33,30 +33,39 @@ class PromptEncoder(nn.Module):
         return [tensor for pair in state for tensor in pair]
 
 
-class TurnWindow(nn.Module):
-    """The window as all passes of a chunk see it: its keys under the rotary embedding of where they stand now, its
-    values, and behind both room for the chunk's own.
-    """
+class TurnKeys(nn.Module):
+    """The window's keys under the rotary embedding of where they stand now; the same for all passes of a chunk."""
+
+    def __init__(self, transformer: Transformer) -> None:
+        super().__init__()
+        # Without the transformer itself, whose weights would be traced along.
+        self.heads, self.rope = transformer.config.heads, transformer.rope
+
+    def forward(self, slot_position: Tensor, keys: list[Tensor]) -> list[Tensor]:
+        """Positions of the slots, int64 [window_frames], and each block's keys [B, P, D], to keys [B, P, D]."""
+        # Position 0 is as good as any for an empty slot: the mask hides its tokens.
+        rotation = self.rope(slot_position.clamp(min=0))
+        return [apply_rope(key, rotation, self.heads) for key in keys]
+
+
+class LayWindow(nn.Module):
+    """`TurnKeys` where passes write in place: keys turned, and values, with room for the chunk's own behind them."""
 
     def __init__(self, transformer: Transformer, config: ModelConfig) -> None:
         super().__init__()
-        # Without the transformer itself, whose weights would be traced along.
-        self.heads, self.rope, self.tokens = transformer.config.heads, transformer.rope, config.chunk_tokens
+        self.turn_keys, self.tokens = TurnKeys(transformer), config.chunk_tokens
 
     def forward(self, slot_position: Tensor, past: list[Tensor]) -> list[Tensor]:
-        """Positions of the slots, int64 [window_frames], and key, value [B, P, D] of each block in turn, to key, value
-        [B, 1, P + T, D], the last T places zeros.
-        """
-        # Position 0 is as good as any for an empty slot: the mask hides its tokens.
-        rotation = self.rope(slot_position.clamp(min=0))
-        turned = [x if i % 2 else apply_rope(x, rotation, self.heads) for i, x in enumerate(past)]
-        return [with_room(x, self.tokens) for x in turned]
+        """Positions of the slots, and key, value [B, P, D] of each block in turn, to key, value [B, 1, P + T, D]."""
+        window = list(past)
+        window[::2] = self.turn_keys(slot_position, past[::2])
+        return [with_room(tensor, self.tokens) for tensor in window]
 
 
 class Step(nn.Module):
     """One denoising step of one chunk, or, at sigma = sigma_next = 0, the pass that commits a clean chunk."""
 
-    places: Tensor  # of a chunk behind a full window
+    places: Tensor  # of a chunk behind a full window, where it is written in place
 
     def __init__(self, transformer: Transformer, config: ModelConfig) -> None:
         super().__init__()
@@ -77,21 +86,22 @@ class Step(nn.Module):
         rho: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The latent at sigma_next, the chunk's keys, values and gates, and the window with the chunk in its room.
+        """The latent at sigma_next, the chunk's keys, values and gates, and the window where it is written in place.
 
         Args:
             latent: [B, F, C, h, w] at noise level `sigma` [1]; `noise`: fresh noise, `renoise` sampler only.
             slot_position: position of each frame slot of the window, int64 [window_frames], -1 where empty.
             frame_position: positions of the chunk's frames, int64 [F].
             prompt: key, value [B, L, D] of each block in turn.
-            window: key, value [B, 1, P + T, D] of each block in turn, as `TurnWindow` or another pass leaves them.
+            window: key, value of each block in turn, [B, P, D] with keys as `TurnKeys` leaves them, or, to be written
+                in place, [B, 1, P + T, D] as `LayWindow` or another pass does.
             memory: [B, H, d, d] fp32 of each block; empty without a memory.
             rho: share of evicted frames [1], clamped; None without a memory.
 
         Returns:
             latent_next, and for each block in turn key, value [B, T, D] and, with a memory, decay and
-            beta [B, T, H]. They are the chunk's state when the step was the commit pass. And `window` with the
-            chunk's keys, turned, and values in the last T places.
+            beta [B, T, H]. They are the chunk's state when the step was the commit pass. In the end `window` with the
+            chunk's keys, turned, and values in the last T places; nothing if it has no room for them.
         """
         if bool(memory) != self.config.transformer.memory:
             raise ValueError(
@@ -102,19 +112,19 @@ class Step(nn.Module):
         x = model.embed(latent)
         positions = self._positions(slot_position, frame_position)
         present: list[Tensor] = []
-        seen: list[Tensor] = []
+        written: list[Tensor] = []
         for i, block in enumerate(model.blocks):
             projection = block.project(x, modulation)
-            key = apply_rope(projection.key, positions.rotation, block.heads)
-            seen.append(with_own(window[2 * i], key, self.places))
-            seen.append(with_own(window[2 * i + 1], projection.value, self.places))
-            block_seen = Seen(seen[-2].squeeze(1), seen[-1].squeeze(1), memory[i] if memory else None)
-            x = block(x, modulation, projection, block_seen, (prompt[2 * i], prompt[2 * i + 1]), positions, rho)
+            own = apply_rope(projection.key, positions.rotation, block.heads), projection.value
+            key, value = (with_own(window[2 * i + kind], own[kind], self.places) for kind in range(2))
+            written += [tensor for tensor in (key, value) if tensor.dim() == IN_PLACE_SIDES]
+            seen = Seen(key.flatten(1, -2), value.flatten(1, -2), memory[i] if memory else None)
+            x = block(x, modulation, projection, seen, (prompt[2 * i], prompt[2 * i + 1]), positions, rho)
             present += [projection.key, projection.value]
             if projection.decay is not None and projection.beta is not None:
                 present += [projection.decay, projection.beta]
         prediction = model.unembed(x, time)
-        return self._advance(latent, prediction, sigma, sigma_next, noise), present, seen
+        return self._advance(latent, prediction, sigma, sigma_next, noise), present, written
 
     def _positions(self, slot_position: Tensor, frame_position: Tensor) -> Positions:
         model = self.transformer

@@ -15,7 +15,7 @@ from videossm.models.videossm.memory import RHO_MIN
 from videossm.models.videossm.model import random_model
 from videossm.models.videossm.presets import test as small_preset
 from videossm.models.videossm.rollout import ReferenceChunk, ReferenceRollout
-from videossm.models.videossm.step import Decode, MemoryUpdate, Step, TurnWindow
+from videossm.models.videossm.step import Decode, MemoryUpdate, Step, TurnKeys
 
 CONFIG = small_preset().replace(batch=2)
 CHUNKS = 6
@@ -73,8 +73,7 @@ def seen_past(call: dict[str, Any]) -> list[Tensor]:
     """Keys and values of the filled slots, in the order of their positions."""
     slots = call["slot_position"]
     order = torch.argsort(slots)[int((slots < 0).sum()) :]
-    past = [tensor[:, 0, : -CONFIG.chunk_tokens] for tensor in call["window"]]
-    return [tensor.unflatten(1, (-1, CONFIG.frame_tokens))[:, order].flatten(1, 2) for tensor in past]
+    return [tensor.unflatten(1, (-1, CONFIG.frame_tokens))[:, order].flatten(1, 2) for tensor in call["window"]]
 
 
 def assert_past(call: dict[str, Any], presents: list[list[Tensor]], stride: int = 4) -> None:
@@ -83,14 +82,13 @@ def assert_past(call: dict[str, Any], presents: list[list[Tensor]], stride: int 
     assert len(past) == 2 * CONFIG.transformer.layers, f"past: got {len(past)} tensors"
     positions = call["slot_position"][call["slot_position"] >= 0].sort().values
     unbounded = CONFIG.replace(window={"rope_frame": "absolute"})  # no table of positions
-    turn_window = TurnWindow(random_model(unbounded).transformer, unbounded)
+    turn_keys = TurnKeys(random_model(unbounded).transformer)
     for i, tensor in enumerate(past):
         layer, kind = divmod(i, 2)
         parts = [present[stride * layer + kind] for present in presents]
         expected = torch.cat(parts, 1) if parts else tensor[:, :0]
         if kind == 0:
-            (turned,) = turn_window(positions, [expected])
-            expected = turned[:, 0, : expected.shape[1]]
+            (expected,) = turn_keys(positions, [expected])
         torch.testing.assert_close(tensor, expected, atol=0, rtol=0)
 
 

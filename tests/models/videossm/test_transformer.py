@@ -14,7 +14,7 @@ from videossm.models.videossm.config import ModelConfig
 from videossm.models.videossm.model import VideoModel, random_model
 from videossm.models.videossm.presets import test as small_preset
 from videossm.models.videossm.presets import videossm_1_3b
-from videossm.models.videossm.step import PromptEncoder, Step, TurnWindow
+from videossm.models.videossm.step import PromptEncoder, Step, TurnKeys
 from videossm.models.videossm.transformer import Transformer
 
 TOLERANCE = 1e-5
@@ -51,7 +51,7 @@ def run_chunk(config: ModelConfig, step: Step, latent: Tensor, sigma: float, tex
     """The flow of a first chunk: nothing behind it."""
     prompt = [tensor for pair in step.transformer.prompt_state(text) for tensor in pair]
     transformer, batch = config.transformer, len(latent)
-    empty = torch.zeros(batch, 1, config.chunk_tokens, transformer.dim)  # room for the chunk alone
+    empty = torch.zeros(batch, 0, transformer.dim)
     moved, *_ = step(
         latent,
         torch.tensor([sigma]),
@@ -122,7 +122,7 @@ def test_window_equals_the_wan_transformer_of_diffusers() -> None:
     config = small_preset().replace(batch=2, transformer={"memory": False, "dim": 96, "heads": 3, "layers": 1})
     c, frames, sigma = config.transformer, config.window.chunk_frames, 0.7
     ours = random_model(config, seed=1).transformer
-    wan, step, turn_window = wan_twin(config, ours), Step(ours, config), TurnWindow(ours, config)
+    wan, step, turn_keys = wan_twin(config, ours), Step(ours, config), TurnKeys(ours)
     noise = torch.Generator().manual_seed(9)
     batch, _, *shape = config.latent_shape
     latents = torch.randn(batch, 2 * frames, *shape, generator=noise)
@@ -136,7 +136,9 @@ def test_window_equals_the_wan_transformer_of_diffusers() -> None:
     def flow(chunk: int) -> tuple[Tensor, list[Tensor]]:
         latent, level = latents[:, chunk * frames :][:, :frames], torch.tensor([sigma])
         position = torch.arange(frames) + chunk * frames
-        moved, present, _ = step(latent, level, level - 1, slots, position, prompt, turn_window(slots, past), [])
+        seen = list(past)
+        seen[::2] = turn_keys(slots, past[::2])
+        moved, present, _ = step(latent, level, level - 1, slots, position, prompt, seen, [])
         return latent - moved, present
 
     _, present = flow(0)
@@ -184,7 +186,7 @@ class TestStep:
             return torch.randn(shape, generator=generator)
 
         heads, dim = transformer.heads, transformer.head_dim
-        slots, places = torch.arange(config.window.window_frames), config.window_tokens + config.chunk_tokens
+        slots = torch.arange(config.window.window_frames)
         return {
             "latent": draw(*config.latent_shape),
             "sigma": torch.tensor([0.8]),
@@ -192,7 +194,7 @@ class TestStep:
             "slot_position": torch.where(slots < filled_slots, slots, -1),
             "frame_position": torch.arange(config.window.chunk_frames) + filled_slots,
             "prompt": [draw(1, transformer.text_len, transformer.dim) for _ in range(2 * transformer.layers)],
-            "window": [draw(1, 1, places, transformer.dim) for _ in range(2 * transformer.layers)],
+            "window": [draw(1, config.window_tokens, transformer.dim) for _ in range(2 * transformer.layers)],
             "memory": [draw(1, heads, dim, dim) for _ in range(transformer.layers)],
             "rho": torch.tensor([0.3]),
             "noise": draw(*config.latent_shape),
@@ -207,7 +209,7 @@ class TestStep:
         expected, *_ = self.step()(**inputs)
         poisoned = [tensor.clone() for tensor in inputs["window"]]
         for tensor in poisoned:
-            tensor[:, :, 6 * self.config.frame_tokens :] = 1e3
+            tensor[:, 6 * self.config.frame_tokens :] = 1e3
         got, *_ = self.step()(**{**inputs, "window": poisoned})
         torch.testing.assert_close(got, expected)
 
@@ -216,9 +218,8 @@ class TestStep:
         inputs = self.inputs(filled_slots=9)
         expected, *_ = self.step()(**inputs)
         tokens, order = self.config.frame_tokens, torch.tensor([0, 1, 2, 6, 7, 8, 3, 4, 5])
-        places = torch.cat([order, torch.arange(9, 12)])  # the chunk's own stay where they are
-        window = [x.unflatten(2, (-1, tokens))[:, :, places].flatten(2, 3) for x in inputs["window"]]
-        got, *_ = self.step()(**{**inputs, "window": window, "slot_position": order})
+        turned = [x.unflatten(1, (-1, tokens))[:, order].flatten(1, 2) for x in inputs["window"]]
+        got, *_ = self.step()(**{**inputs, "window": turned, "slot_position": order})
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
     @torch.no_grad()
@@ -235,6 +236,21 @@ class TestStep:
             other = value - 1
         got, *_ = self.step()(**{**inputs, name: other})
         assert (got - expected).abs().max() > 1e-4
+
+    @torch.no_grad()
+    def test_in_place_is_the_same(self) -> None:
+        """The chunk in the window's room instead of behind a copy; what was in the room before does not matter."""
+        inputs, tokens = self.inputs(filled_slots=9), self.config.chunk_tokens
+        expected, presents, nothing = self.step()(**inputs)
+        assert nothing == []
+        window = [torch.cat([x[:, None], torch.full((1, 1, tokens, x.shape[2]), 1e3)], 2) for x in inputs["window"]]
+        got, same, written = self.step()(**{**inputs, "window": window})
+        torch.testing.assert_close([got, *same], [expected, *presents], atol=0, rtol=0)
+        for before, after in zip(inputs["window"], written, strict=True):
+            torch.testing.assert_close(after[:, 0, :-tokens], before, atol=0, rtol=0)
+        stride = len(presents) // self.config.transformer.layers
+        torch.testing.assert_close(written[1][:, 0, -tokens:], presents[1], atol=0, rtol=0)
+        assert len(written) == 2 * len(presents) // stride
 
     @torch.no_grad()
     def test_commit_leaves_the_latent(self) -> None:
