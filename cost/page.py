@@ -12,7 +12,8 @@ from videossm.runtime.manifest import Manifest
 from videossm.runtime.summary import size_text, state_bytes
 
 WHEN_NONE = "at a new prompt, or at the first chunk"
-WITHOUT_CUDA_KERNEL = ("Cos", "Round", "Sin")  # since opset 22, in ONNX Runtime: they run on the host
+# In ONNX Runtime, of the versions that opset 23 has: they run on the host.
+WITHOUT_CUDA_KERNEL = ("Cos", "Equal", "Pad", "Round", "Sin")
 
 
 def as_json(manifest: Manifest, costs: list[EngineCost], device: Device) -> dict[str, Any]:
