@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from videossm.cost.counts import HEAVY, flops_of, kind_of
-from videossm.cost.devices import Device
+from videossm.cost.devices import TF32, Device
 from videossm.cost.graph import EngineGraph, read_graph
 from videossm.cost.launches import RULES, Launch, activation_bytes, launches
 from videossm.runtime import Plan
@@ -27,6 +27,7 @@ GAP_S = {"tensorrt": 2e-6, "onnxruntime": 5e-6}  # between launches: within a CU
 SERIAL_S = 1.5e-6  # of a scan's block of tokens, which waits for the one before
 REACHED = 0.7  # share of the device's rate that large products and attention reach in practice
 GAPS = "gaps between launches"
+WIDE = ("float32", TF32)
 LOW_PRECISION = {"fp16": "float16", "bf16": "bfloat16", "fp8": "bfloat16", "int8": "bfloat16"}
 
 
@@ -54,8 +55,8 @@ class EngineCost:
     @property
     def own_bytes(self) -> int:
         """Weights that are read, inputs and outputs, once."""
-        ends = {tensor.name: tensor.size_bytes for tensor in (*self.graph.inputs, *self.graph.outputs)}
-        return sum(self.graph.weights.values()) + sum(ends.values())
+        graph = self.graph
+        return sum(graph.weights.values()) + graph.input_bytes + graph.output_bytes
 
     def moved_bytes(self, backend: str) -> int:
         return sum(launch.bytes for launch in self.launches[backend])
@@ -94,11 +95,16 @@ def read_costs(plan: Plan) -> list[EngineCost]:
     runs = runs_in_steady_state(manifest)
     costs = []
     for name, engine in manifest.engines.items():
-        graph = read_graph(plan.path / engine.file)
-        started = {backend: launches(graph, rules) for backend, rules in RULES.items()}
-        between = {backend: activation_bytes(graph, rules) for backend, rules in RULES.items()}
-        costs.append(EngineCost(name, runs.get(name, 0), graph, started, between))
+        graph = read_graph(plan.path / engine.file, manifest.in_place(name))
+        costs.append(engine_cost(name, runs.get(name, 0), graph, manifest.takes_tf32(name)))
     return costs
+
+
+def engine_cost(name: str, runs: int, graph: EngineGraph, tf32: bool) -> EngineCost:
+    """`runs`: in a chunk. `tf32`: whether its fp32 products may be TF32's."""
+    started = {backend: launches(graph, rules, tf32) for backend, rules in RULES.items()}
+    between = {backend: activation_bytes(graph, rules) for backend, rules in RULES.items()}
+    return EngineCost(name, runs, graph, started, between)
 
 
 def runs_in_steady_state(manifest: Manifest) -> dict[str, int]:
@@ -112,13 +118,13 @@ def runs_in_steady_state(manifest: Manifest) -> dict[str, int]:
 
 
 def times(cost: EngineCost, precision: str, device: Device, backend: str) -> Times:
-    """Of one run. The floor of an fp32 product in a plan of lower precision is that of the lower one."""
+    """Of one run. The floor of a product in fp32 or TF32 in a plan of lower precision is that of the lower one."""
     by_kind: dict[str, float] = defaultdict(float)
     compute: dict[str, float] = defaultdict(float)
     own: dict[str, float] = defaultdict(float)
     for launch in cost.launches[backend]:
         if launch.kind in HEAVY:
-            lowest = LOW_PRECISION.get(precision, launch.dtype) if launch.dtype == "float32" else launch.dtype
+            lowest = LOW_PRECISION.get(precision, launch.dtype) if launch.dtype in WIDE else launch.dtype
             compute[launch.kind] += launch.flops / device.rate(lowest)
         own[launch.kind] += launch.own_bytes / device.bytes_per_s
         by_kind[launch.kind] += seconds(launch, device)

@@ -6,7 +6,7 @@ Weights are not read, only their sizes. What is computed of constants alone is a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from videossm.calib.graph import constants, inferred_values
 from videossm.runtime.errors import PlanError
 
 _STANDARD = ("", "ai.onnx")
+SCATTERS = {"ScatterND": 2, "TensorScatter": 1}  # and which of their inputs they write into the first
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
@@ -70,17 +71,39 @@ class Node:
 
 @dataclass(frozen=True)
 class EngineGraph:
-    """Nodes that depend on the inputs. `weights`: bytes of constants that they read, by where these lie."""
+    """Nodes that depend on the inputs. `weights`: bytes of constants that they read, by where these lie. `in_place`:
+    outputs that lie where an input does, of which only a part is written, and the bytes of that part.
+    """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     nodes: tuple[Node, ...]
     weights: Mapping[tuple[str, ...], int]
+    in_place: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def input_bytes(self) -> int:
+        return sum(tensor.size_bytes for tensor in self.inputs)
+
+    @property
+    def output_bytes(self) -> int:
+        """What is written of them."""
+        return sum(self.in_place.get(tensor.name, tensor.size_bytes) for tensor in self.outputs)
 
 
-def read_graph(file: Path) -> EngineGraph:
-    """Raises PlanError, naming file and tensor, for a graph whose shapes are not static or not known."""
-    return _Reader(onnx.load(file, load_external_data=False), file.name).graph()
+def read_graph(file: Path, in_place: Mapping[str, str] | None = None) -> EngineGraph:
+    """`in_place`: outputs that take the place of an input, and that input. Raises PlanError, naming file and tensor,
+    for a graph whose shapes are not static or not known.
+    """
+    graph = _Reader(onnx.load(file, load_external_data=False), file.name).graph()
+    parts = {}
+    for node in graph.nodes:
+        whole, part = (
+            (node.inputs[0], node.inputs[SCATTERS[node.operator]]) if node.operator in SCATTERS else (None, None)
+        )
+        if whole is not None and part is not None and (in_place or {}).get(node.output.name) == whole.name:
+            parts[node.output.name] = part.size_bytes
+    return replace(graph, in_place=parts)
 
 
 class _Reader:

@@ -13,6 +13,7 @@ from itertools import chain
 
 from videossm.cost.counts import (
     ATTENTION,
+    CONVOLUTION,
     HEAVY,
     MOVED,
     NORM,
@@ -27,6 +28,7 @@ from videossm.cost.counts import (
     kind_of,
     tokens_of,
 )
+from videossm.cost.devices import TF32
 from videossm.cost.graph import EngineGraph, Node, Tensor
 
 HALF_BYTES = 2
@@ -75,6 +77,7 @@ class Flow:
                 self.readers[self.origin(tensor)].add(index)
             self.maker.update((tensor.name, index) for tensor in node.outputs if tensor is not None)
         self.entering = {tensor.name for tensor in graph.inputs}
+        self.in_place = graph.in_place
         self.leaving = {self.origin(tensor) for tensor in graph.outputs}
 
     def origin(self, tensor: Tensor) -> str:
@@ -94,7 +97,8 @@ def single_nodes(flow: Flow) -> Groups:
 
 def fused_nodes(flow: Flow) -> Groups:
     """TensorRT: a launch for each product, convolution, attention and scan, with the weights that are dequantised for
-    it and the element-wise nodes right behind it; and one for all nodes between these that hang together."""
+    it and the element-wise nodes right behind it; one for each part that is written in place; and one for all nodes
+    between these that hang together."""
     level = _levels(flow)
     along = _prologues(flow) | _epilogues(flow, level)
     older: dict[int, int] = {}  # a node that hangs together with it and came before; the first of all is its own
@@ -105,7 +109,7 @@ def fused_nodes(flow: Flow) -> Groups:
         return index
 
     for index, node in enumerate(flow.nodes):
-        if kind_of(node) in (*HEAVY, NOTHING) or index in along:
+        if kind_of(node) in (*HEAVY, NOTHING) or index in along or node.output.name in flow.in_place:
             continue
         older[index] = index
         for maker in flow.makers(node):
@@ -164,11 +168,13 @@ def _epilogues(flow: Flow, level: Sequence[int]) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class Rules:
-    """A backend's: how nodes are grouped, whether its products take what is dequantised as it was, and what attention
-    costs beside reading and writing its tensors: bytes, and its rate to a product's."""
+    """A backend's: how nodes are grouped, whether its products take what is dequantised as it was, whether those in
+    fp32 are TF32's where a plan allows it, and what attention costs beside reading and writing its tensors: bytes, and
+    its rate to a product's."""
 
     groups: Callable[[Flow], Groups]
     multiplies_quantized: bool
+    has_tf32: bool
     attention: Callable[[Node], tuple[int, float]]
 
 
@@ -194,14 +200,15 @@ def _score_bytes(node: Node) -> int:
 
 
 RULES = {
-    "tensorrt": Rules(fused_nodes, True, _on_tensorrt),
-    "onnxruntime": Rules(single_nodes, False, _on_onnxruntime),
+    "tensorrt": Rules(fused_nodes, True, True, _on_tensorrt),
+    "onnxruntime": Rules(single_nodes, False, False, _on_onnxruntime),
 }
 
 
-def launches(graph: EngineGraph, rules: Rules) -> list[Launch]:
+def launches(graph: EngineGraph, rules: Rules, tf32: bool = False) -> list[Launch]:
+    """`tf32`: whether the plan lets fp32 products of this engine be TF32's."""
     flow = Flow(graph)
-    return list(chain.from_iterable(_launches(flow, group, rules) for group in rules.groups(flow)))
+    return list(chain.from_iterable(_launches(flow, group, rules, tf32) for group in rules.groups(flow)))
 
 
 def activation_bytes(graph: EngineGraph, rules: Rules) -> int:
@@ -223,18 +230,19 @@ def activation_bytes(graph: EngineGraph, rules: Rules) -> int:
     return most
 
 
-def _launches(flow: Flow, group: Sequence[Node], rules: Rules) -> Iterator[Launch]:
+def _launches(flow: Flow, group: Sequence[Node], rules: Rules, tf32: bool) -> Iterator[Launch]:
     """One, or for a Scan those of its body."""
     main = max(group, key=lambda node: _weight(kind_of(node)))
     if main.body is not None:
-        for inner in launches(main.body, rules):
+        for inner in launches(main.body, rules, tf32):
             size, count = main.times * inner.bytes, main.times * inner.count
             yield replace(inner, kind=SCAN, flops=main.times * inner.flops, bytes=size, own_bytes=0, count=count)
         return
-    read, written = _read(flow, group), _written(flow, group)
-    size = sum(read.values()) + sum(tensor.size_bytes for tensor in written)
+    read = _read(flow, group)
+    written = {each.name: flow.in_place.get(each.name, each.size_bytes) for each in _written(flow, group)}
+    size = sum(read.values()) + sum(written.values())
     own = sum(of for name, of in read.items() if name not in flow.maker)
-    own += sum(tensor.size_bytes for tensor in written if tensor.name in flow.leaving)
+    own += sum(of for name, of in written.items() if name in flow.leaving)
     kind = kind_of(main)
     extra, rate = rules.attention(main) if kind == ATTENTION else (0, 1.0)
     serial = 0
@@ -243,6 +251,8 @@ def _launches(flow: Flow, group: Sequence[Node], rules: Rules) -> Iterator[Launc
         serial = -(-tokens_of(main) // BLOCK_TOKENS[first.item_bytes if first is not None else 4])
     flops = flops_of(main) if kind in HEAVY else sum(flops_of(node) for node in group)
     dtype = _dtype(flow, main, rules.multiplies_quantized)
+    if dtype == "float32" and kind in (PRODUCT, CONVOLUTION, ATTENTION) and rules.has_tf32 and tf32:
+        dtype = TF32
     yield Launch(kind, main.operator, dtype, flops, size + extra, own, serial=serial, rate=rate)
 
 
@@ -254,6 +264,8 @@ def _read(flow: Flow, group: Sequence[Node]) -> dict[str, int]:
         for position, tensor in enumerate(node.inputs):
             if tensor is None or flow.origin(tensor) in made:
                 continue
+            if position == 0 and node.output.name in flow.in_place:
+                continue  # it stays where it is
             is_part = position == 0 and node.operator in READS_A_PART
             size = min(tensor.size_bytes, node.output.size_bytes) if is_part else tensor.size_bytes
             name = flow.origin(tensor)

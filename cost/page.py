@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from videossm.cost.devices import Device
+from videossm.cost.devices import TF32, Device
 from videossm.cost.estimate import REACHED, EngineCost, Times, chunk_times, peak_bytes, times
 from videossm.cost.launches import RULES
 from videossm.runtime.manifest import Manifest
 from videossm.runtime.summary import size_text, state_bytes
 
 WHEN_NONE = "at a new prompt, or at the first chunk"
-WITHOUT_CUDA_KERNEL = ("Cos", "Round", "Sin")  # since opset 22, in ONNX Runtime: they run on the host
+# In ONNX Runtime, of the versions that opset 23 has: they run on the host.
+WITHOUT_CUDA_KERNEL = ("Cos", "Equal", "Pad", "Round", "Sin")
 
 
 def as_json(manifest: Manifest, costs: list[EngineCost], device: Device) -> dict[str, Any]:
@@ -47,8 +48,8 @@ def _engine(manifest: Manifest, cost: EngineCost, device: Device) -> dict[str, A
         "nodes": len(cost.graph.nodes),
         "flops": cost.flops,
         "weight_bytes": sum(cost.graph.weights.values()),
-        "input_bytes": sum(tensor.size_bytes for tensor in cost.graph.inputs),
-        "output_bytes": sum(tensor.size_bytes for tensor in cost.graph.outputs),
+        "input_bytes": cost.graph.input_bytes,
+        "output_bytes": cost.graph.output_bytes,
     }
     for backend in RULES:
         of_run = times(cost, manifest.precision, device, backend)
@@ -83,13 +84,13 @@ def _ms(seconds: Mapping[str, float]) -> dict[str, float]:
 
 def lines(manifest: Manifest, costs: list[EngineCost], device: Device) -> Iterator[str]:
     """Estimates by counting; nothing was measured."""
-    rates = ", ".join(f"{dtype} {device.flops[dtype] / 1e12:g}" for dtype in ("float32", "bfloat16", "int8"))
+    rates = ", ".join(f"{dtype} {device.flops[dtype] / 1e12:g}" for dtype in ("float32", TF32, "bfloat16", "int8"))
     yield f"device     {device.name}: {device.bytes_per_s / 1e12:g} TB/s; TFLOP/s: {rates} ({device.source})"
     yield "counted by the rules of docs/cost.md; no time below was measured"
     yield f"{'engine':<16}{'runs':>5}{'nodes':>7}{'GFLOP':>10}{'weights':>10}{'in':>10}{'out':>10}"
     for cost in costs:
-        ends = [sum(tensor.size_bytes for tensor in of) for of in (cost.graph.inputs, cost.graph.outputs)]
-        sizes = "".join(f"{size_text(size):>10}" for size in (sum(cost.graph.weights.values()), *ends))
+        weights, graph = sum(cost.graph.weights.values()), cost.graph
+        sizes = "".join(f"{size_text(size):>10}" for size in (weights, graph.input_bytes, graph.output_bytes))
         flops = sum(cost.flops.values()) / 1e9
         yield f"{cost.name:<16}{cost.runs or '-':>5}{len(cost.graph.nodes):>7}{flops:>10.4g}{sizes}"
     yield f"runs: in a chunk of the steady state; -: {WHEN_NONE}"

@@ -121,5 +121,5 @@ def build_engines(
         result.engines[name] = {"seconds": made.seconds, "size_bytes": made.size_bytes, "fused": made.fused}
         if made.as_it_is:
             graph = shown / spec.file
-            how = target.building, made.fused, build.takes_tf32(plan, name)
+            how = target.building, made.fused, plan.manifest.takes_tf32(name)
             result.commands[name] = build_command(target.backend, graph, f"{name}.engine", *how)

@@ -158,7 +158,9 @@ def _check_writers(manifest: Manifest, runs: list[EngineRun]) -> None:
             writers.setdefault(tensor.target, []).append(run)
     for index, state in enumerate(manifest.states):
         where, target = f"states.{index}", f"state.{state.name}"
-        writing = writers.get(target)
+        writing = writers.get(target, [])
+        if state.kind == "chunk":  # a pass changes a part of it, in its place
+            writing = [run for run in writing if run.moment != "pass"]
         if not writing:
             raise fail(where, f"{state.name}, which nothing writes", "an output with it as target")
         moments = {run.moment for run in writing}

@@ -38,7 +38,7 @@ _READ_KINDS = {
     "evict": ("prompt", "carry"),
     "after": ("prompt", "carry"),
 }
-_WRITTEN_KINDS = {"pass": ("ring", "carry"), "prompt": ("prompt",), "before": ("chunk",), "evict": ("carry",)}
+_WRITTEN_KINDS = {"pass": ("chunk", "ring", "carry"), "prompt": ("prompt",), "before": ("chunk",), "evict": ("carry",)}
 _WRITTEN_KINDS["after"] = ("carry",)
 
 
@@ -145,7 +145,13 @@ def _check_output(manifest: Manifest, run: EngineRun, tensor: Output, where: str
             raise fail(f"{where}.target", target, f"no state of kind {state.kind} from an engine that {run.where} runs")
         if state.per_pass and run.moment != "pass":
             raise fail(f"{where}.target", target, "a state of each pass from passes alone")
+        if state.kind == "chunk" and run.moment == "pass" and not _reads(run.engine, target):
+            raise fail(f"{where}.target", target, "no state of kind chunk from a pass, but one that it reads")
         check_type(where, tensor, state.dtype, state.shape)
+
+
+def _reads(engine: EngineSpec, source: str) -> bool:
+    return any(tensor.source == source for tensor in engine.inputs)
 
 
 def _sample_shape(manifest: Manifest) -> tuple[int, ...]:

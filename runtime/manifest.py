@@ -99,9 +99,9 @@ class EngineSpec(_Part):
 class State(TensorSpec):
     """What a stream keeps.
 
-    `prompt`: written when the prompt changes. `chunk`: written before the passes of each chunk. `ring`: `shape`
-    [B, N, ..] is the shape of one chunk's part; the committing pass writes it, and it is read whole, as
-    [B, N x window.chunks, ..]. `carry`: read and rewritten; with `per_pass` one copy for each pass.
+    `prompt`: written when the prompt changes. `chunk`: written before the passes of each chunk, which may change a part
+    of it in place. `ring`: `shape` [B, N, ..] is that of one chunk's part; the committing pass writes it, and it is
+    read whole, as [B, N x window.chunks, ..]. `carry`: read and rewritten; with `per_pass` one copy for each pass.
     `half`: fp16 and bf16 plans may keep it in half precision.
     """
 
@@ -288,6 +288,23 @@ class Manifest(_Part):
         if state.kind != "ring" or self.window is None:
             return state.shape
         return (state.shape[0], state.shape[1] * self.window.chunks, *state.shape[2:])
+
+    def takes_tf32(self, engine: str) -> bool:
+        """Whether the fp32 products of an engine, those that a lower precision has left, may be TF32's in TensorRT.
+
+        In the passes of a lower precision, where they are few and narrow, and all else is coarser. Not in a plan in
+        fp32, and not in other engines: a memory adds up its errors over a whole video.
+        """
+        return self.precision != "fp32" and engine in self.pass_engines
+
+    def in_place(self, engine: str) -> dict[str, str]:
+        """Outputs of a pass's engine that change a part of an input, and that input: both are one `chunk` state, in one
+        buffer.
+        """
+        spec = self.engines[engine]
+        read = {tensor.source: tensor.name for tensor in spec.inputs}
+        chunk = {f"state.{state.name}" for state in self.states if state.kind == "chunk"}
+        return {out.name: read[out.target] for out in spec.outputs if out.target in chunk and out.target in read}
 
     def kept(self) -> dict[str, TensorSpec]:
         """The tensors of a state file, by name: what a stream keeps from chunk to chunk beside the prompt."""

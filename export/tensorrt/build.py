@@ -11,6 +11,7 @@ from typing import Any
 
 from videossm.calib.plans import graph_files, in_precision, save_graph, share
 from videossm.export.lowering import lower
+from videossm.export.tensorrt.cache_update import with_cache_updates
 from videossm.export.tensorrt.engine import EngineBuilder, Progress
 from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions
 from videossm.export.tensorrt.worker import in_thread
@@ -61,7 +62,8 @@ def build_engines(
         for name, spec in plan.manifest.engines.items():
             engine, started = folder / f"{name}.engine", time.perf_counter()
             has_plugins = lowering == "plugin" and name in scans
-            fused = engine_builder.build(name, spec, graphs[name], engine, has_plugins, takes_tf32(plan, name))
+            tf32 = plan.manifest.takes_tf32(name)
+            fused = engine_builder.build(name, spec, graphs[name], engine, has_plugins, tf32)
             as_it_is = graphs[name].parent == plan.path
             built[name] = BuiltEngine(time.perf_counter() - started, engine.stat().st_size, as_it_is, fused)
         _add_files(plan, options, graphs, folder)
@@ -69,24 +71,17 @@ def build_engines(
     return built
 
 
-def takes_tf32(plan: Plan, engine: str) -> bool:
-    """Whether the fp32 products of an engine, those that a lower precision has left, may be TF32's.
-
-    In the passes of a lower precision, where they are few and narrow, and all else is coarser. Not in a plan in fp32,
-    and not in other engines: the memory adds up its errors over a whole video.
-    """
-    return plan.manifest.precision != "fp32" and engine in plan.manifest.pass_engines
-
-
 def _graphs(plan: Plan, scans: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     """What each engine is built of: the plan's own graph, or one in `folder`.
 
-    Those of `scans` come in the plan's precision, lowered to plugins; TensorRT takes no zero points.
+    Those of `scans` come in the plan's precision, lowered to plugins; TensorRT takes no zero points, and writes in
+    place by an operator of its own.
     """
     graphs = {name: plan.path / spec.file for name, spec in plan.manifest.engines.items()}
     for name, canonical in scans.items():
         graphs[name] = folder / canonical.name
         save_graph(lower(in_precision(plan, name, canonical), "plugin"), graphs[name])
+    graphs = {name: with_cache_updates(plan.manifest.in_place(name), graph, folder) for name, graph in graphs.items()}
     if plan.manifest.precision == "int8":
         graphs = {name: without_zero_points(graph, folder) for name, graph in graphs.items()}
     return graphs

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from videossm.models.scans.precision import full_precision
 
@@ -120,10 +119,14 @@ def unit_lower_inverse(strict: Tensor) -> Tensor:
     halves = torch.cat([strict[..., :half, :half], strict[..., half:, half:]], -3)
     left, right = unit_lower_inverse(halves).chunk(2, -3)
     corner = -(right @ strict[..., half:, :half] @ left)
-    return torch.cat([F.pad(left, (0, half)), torch.cat([corner, right], -1)], -2)
+    # The zeros are those of `strict`: ONNX Runtime has no kernel of Pad for CUDA (opset 23).
+    upper = torch.cat([left, strict[..., :half, half:]], -1)
+    return torch.cat([upper, torch.cat([corner, right], -1)], -2)
 
 
 def _blocks(x: Tensor, block: int) -> Tensor:
     """[B, T, H, d] to [B, H, n, block, d]; the last block is filled with zeros, which write and decay nothing."""
-    x = F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % block))
+    missing = -x.shape[1] % block
+    if missing:
+        x = torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1)
     return x.transpose(1, 2).unflatten(2, (-1, block))

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from videossm.models.family import Deployment, Engine, Layers, NoiseSource, Pass, Precision, State, Stream, Text, Window
 from videossm.models.videossm.config import ModelConfig
+from videossm.models.videossm.in_place import IN_PLACE_NUMBERS
 from videossm.models.videossm.model import VideoModel
 from videossm.models.videossm.rollout import ReferenceRollout
-from videossm.models.videossm.step import Decode, MemoryUpdate, PromptEncoder, Step, TurnKeys
+from videossm.models.videossm.step import Decode, LayWindow, MemoryUpdate, PromptEncoder, Step, TurnKeys
 
 KEYS_VALUES = ("key", "value")
 GATES = ("decay", "beta")
@@ -75,11 +76,20 @@ def _kinds(config: ModelConfig) -> tuple[str, ...]:
     return (*KEYS_VALUES, *GATES) if config.transformer.memory else KEYS_VALUES
 
 
+def _seen(config: ModelConfig) -> tuple[str, ...]:
+    """What the engine before the passes makes of the window, for each block."""
+    return ("seen_key", "seen_value") if _in_place(config) else ("seen_key",)
+
+
+def _in_place(config: ModelConfig) -> bool:
+    return config.window_tokens * config.transformer.dim >= IN_PLACE_NUMBERS
+
+
 def _states(config: ModelConfig) -> dict[str, State]:
     states = {f"prompt.{name}": State("prompt", half=True) for name in _of_layers(config, KEYS_VALUES)}
     for kind in _kinds(config):
         states |= {name: State("ring", half=kind in KEYS_VALUES) for name in _of_layers(config, (kind,))}
-    states |= {name: State("chunk", half=True) for name in _of_layers(config, ("turned",))}
+    states |= {name: State("chunk", half=True) for name in _of_layers(config, _seen(config))}
     if config.transformer.memory:
         states |= {name: State("carry") for name in _of_layers(config, ("memory",))}
     return states | {f"cache.{i}": State("carry", half=True) for i in range(config.autoencoder.depth)}
@@ -116,13 +126,14 @@ def _text_encoder(model: VideoModel) -> Engine:
 
 def _turn(model: VideoModel) -> Engine:
     config = model.config
-    keys, turned = _of_layers(config, ("key",)), _of_layers(config, ("turned",))
+    in_place = _in_place(config)
+    past = _of_layers(config, KEYS_VALUES if in_place else ("key",))
     return Engine(
         "turn",
-        TurnKeys(model.transformer),
-        (torch.arange(config.window.window_frames), [_tokens(config, config.window_tokens) for _ in keys]),
-        {"slot_position": "window.slot_position", **{f"past.{name}": f"state.{name}" for name in keys}},
-        {f"past.{name}": f"state.{name}" for name in turned},
+        LayWindow(model.transformer, config) if in_place else TurnKeys(model.transformer),
+        (torch.arange(config.window.window_frames), [_tokens(config, config.window_tokens) for _ in past]),
+        {"slot_position": "window.slot_position", **{f"past.{name}": f"state.{name}" for name in past}},
+        {f"window.{name}": f"state.{name}" for name in _of_layers(config, _seen(config))},
         when="before",
     )
 
@@ -137,11 +148,12 @@ def _step(model: VideoModel) -> Engine:
         torch.arange(window.window_frames),
         torch.arange(window.chunk_frames) + window.window_frames,
         [_tokens(config, transformer.text_len) for _ in range(2 * transformer.layers)],
-        [_tokens(config, config.window_tokens) for _ in range(2 * transformer.layers)],
+        [_window(config) for _ in range(2 * transformer.layers)],
         [_square(config) for _ in range(transformer.layers if memory else 0)],
         torch.ones(1) if memory else None,
         torch.empty(config.latent_shape) if renoise else None,
     )
+    seen = _of_layers(config, ("seen_key", "seen_value" if _in_place(config) else "value"))
     inputs = {
         "latent": "sample",
         "sigma": "pass.sigma",
@@ -149,7 +161,7 @@ def _step(model: VideoModel) -> Engine:
         "slot_position": "window.slot_position",
         "frame_position": "window.frame_position",
         **{f"prompt.{name}": f"state.prompt.{name}" for name in _of_layers(config, KEYS_VALUES)},
-        **{f"past.{name}": f"state.{name}" for name in _of_layers(config, ("turned", "value"))},
+        **{f"window.{name}": f"state.{name}" for name in seen},
     }
     if memory:
         inputs |= {f"past.{name}": f"state.{name}" for name in _of_layers(config, ("memory",))}
@@ -158,6 +170,8 @@ def _step(model: VideoModel) -> Engine:
         inputs["noise"] = "noise"
     outputs = {"latent_next": "sample"}
     outputs |= {f"present.{name}": f"state.{name}" for name in _of_layers(config, _kinds(config))}
+    if _in_place(config):
+        outputs |= {f"written.{name}": f"state.{name}" for name in seen}
     return Engine("step", Step(model.transformer, config), example, inputs, outputs)
 
 
@@ -202,6 +216,13 @@ def _decoders(model: VideoModel) -> list[Engine]:
 def _tokens(config: ModelConfig, tokens: int) -> Tensor:
     """An example of keys or values [B, tokens, D]."""
     return torch.empty(config.batch, tokens, config.transformer.dim)
+
+
+def _window(config: ModelConfig) -> Tensor:
+    """An example of the keys or values that a pass sees of the window, with room for its own where it has some."""
+    if not _in_place(config):
+        return _tokens(config, config.window_tokens)
+    return _tokens(config, config.window_tokens + config.chunk_tokens)[:, None]
 
 
 def _gate(config: ModelConfig) -> Tensor:

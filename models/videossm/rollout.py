@@ -115,7 +115,7 @@ class ReferenceRollout:
     def _step(
         self, latent: Tensor, sigma: float, sigma_next: float, around: Surroundings, noise: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
-        return self.step(
+        latent, present, _ = self.step(
             latent,
             torch.tensor([sigma]),
             torch.tensor([sigma_next]),
@@ -127,6 +127,7 @@ class ReferenceRollout:
             around.rho,
             noise,
         )
+        return latent, present
 
     def _surroundings(self, index: int) -> Surroundings:
         """Of chunk `index`, behind the chunks that the window holds now."""

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from videossm.models.scans.operators import gated_delta_scan
 from videossm.models.videossm.autoencoder import Decoder, to_uint8
 from videossm.models.videossm.config import ModelConfig
+from videossm.models.videossm.in_place import IN_PLACE_SIDES, own_places, with_own, with_room
 from videossm.models.videossm.rope import apply_rope
 from videossm.models.videossm.text_encoder import TextEncoder
-from videossm.models.videossm.transformer import Past, Positions, Transformer
+from videossm.models.videossm.transformer import Positions, Seen, Transformer
 
 SIGMA_MIN = 1e-4  # below it a latent counts as clean: guards the division that turns x0 into a flow
 
@@ -47,12 +48,30 @@ class TurnKeys(nn.Module):
         return [apply_rope(key, rotation, self.heads) for key in keys]
 
 
+class LayWindow(nn.Module):
+    """`TurnKeys` where passes write in place: keys turned, and values, with room for the chunk's own behind them."""
+
+    def __init__(self, transformer: Transformer, config: ModelConfig) -> None:
+        super().__init__()
+        self.turn_keys, self.tokens = TurnKeys(transformer), config.chunk_tokens
+
+    def forward(self, slot_position: Tensor, past: list[Tensor]) -> list[Tensor]:
+        """Positions of the slots, and key, value [B, P, D] of each block in turn, to key, value [B, 1, P + T, D]."""
+        window = list(past)
+        window[::2] = self.turn_keys(slot_position, past[::2])
+        return [with_room(tensor, self.tokens) for tensor in window]
+
+
 class Step(nn.Module):
     """One denoising step of one chunk, or, at sigma = sigma_next = 0, the pass that commits a clean chunk."""
+
+    places: Tensor  # of a chunk behind a full window, where it is written in place
 
     def __init__(self, transformer: Transformer, config: ModelConfig) -> None:
         super().__init__()
         self.transformer, self.config = transformer, config
+        places = own_places(config.batch, config.window_tokens, config.chunk_tokens)
+        self.register_buffer("places", places, persistent=False)
 
     def forward(
         self,
@@ -62,25 +81,27 @@ class Step(nn.Module):
         slot_position: Tensor,
         frame_position: Tensor,
         prompt: list[Tensor],
-        past: list[Tensor],
+        window: list[Tensor],
         memory: list[Tensor],
         rho: Tensor | None = None,
         noise: Tensor | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The latent at sigma_next, and the chunk's keys, values and gates.
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The latent at sigma_next, the chunk's keys, values and gates, and the window where it is written in place.
 
         Args:
             latent: [B, F, C, h, w] at noise level `sigma` [1]; `noise`: fresh noise, `renoise` sampler only.
             slot_position: position of each frame slot of the window, int64 [window_frames], -1 where empty.
             frame_position: positions of the chunk's frames, int64 [F].
             prompt: key, value [B, L, D] of each block in turn.
-            past: key, value [B, P, D] of each block in turn, the keys as `TurnKeys` leaves them.
+            window: key, value of each block in turn, [B, P, D] with keys as `TurnKeys` leaves them, or, to be written
+                in place, [B, 1, P + T, D] as `LayWindow` or another pass does.
             memory: [B, H, d, d] fp32 of each block; empty without a memory.
             rho: share of evicted frames [1], clamped; None without a memory.
 
         Returns:
             latent_next, and for each block in turn key, value [B, T, D] and, with a memory, decay and
-            beta [B, T, H]. They are the chunk's state when the step was the commit pass.
+            beta [B, T, H]. They are the chunk's state when the step was the commit pass. In the end `window` with the
+            chunk's keys, turned, and values in the last T places; nothing if it has no room for them.
         """
         if bool(memory) != self.config.transformer.memory:
             raise ValueError(
@@ -91,15 +112,19 @@ class Step(nn.Module):
         x = model.embed(latent)
         positions = self._positions(slot_position, frame_position)
         present: list[Tensor] = []
+        written: list[Tensor] = []
         for i, block in enumerate(model.blocks):
             projection = block.project(x, modulation)
-            block_past = Past(past[2 * i], past[2 * i + 1], memory[i] if memory else None)
-            x = block(x, modulation, projection, block_past, (prompt[2 * i], prompt[2 * i + 1]), positions, rho)
+            own = apply_rope(projection.key, positions.rotation, block.heads), projection.value
+            key, value = (with_own(window[2 * i + kind], own[kind], self.places) for kind in range(2))
+            written += [tensor for tensor in (key, value) if tensor.dim() == IN_PLACE_SIDES]
+            seen = Seen(key.flatten(1, -2), value.flatten(1, -2), memory[i] if memory else None)
+            x = block(x, modulation, projection, seen, (prompt[2 * i], prompt[2 * i + 1]), positions, rho)
             present += [projection.key, projection.value]
             if projection.decay is not None and projection.beta is not None:
                 present += [projection.decay, projection.beta]
         prediction = model.unembed(x, time)
-        return self._advance(latent, prediction, sigma, sigma_next, noise), present
+        return self._advance(latent, prediction, sigma, sigma_next, noise), present, written
 
     def _positions(self, slot_position: Tensor, frame_position: Tensor) -> Positions:
         model = self.transformer

@@ -36,11 +36,11 @@ class Projection:
 
 
 @dataclass
-class Past:
-    """What a block sees of everything before the chunk."""
+class Seen:
+    """What a block's queries see: the window with the chunk itself behind it, and the memory."""
 
-    key: Tensor  # [B, P, D], with rotary embedding
-    value: Tensor  # [B, P, D]
+    key: Tensor  # [B, P + T, D], with rotary embedding
+    value: Tensor  # [B, P + T, D]
     memory: Tensor | None  # [B, H, d, d] fp32
 
 
@@ -124,7 +124,7 @@ class Block(nn.Module):
         x: Tensor,
         modulation: Tensor,
         projection: Projection,
-        past: Past,
+        seen: Seen,
         prompt: tuple[Tensor, Tensor],
         positions: Positions,
         rho: Tensor | None,
@@ -135,12 +135,10 @@ class Block(nn.Module):
         """
         _, _, gate1, shift2, scale2, gate2 = (self.modulation + modulation).float().split(1, 1)
         query = apply_rope(projection.query, positions.rotation, self.heads)
-        key = torch.cat([past.key, apply_rope(projection.key, positions.rotation, self.heads)], 1)
-        value = torch.cat([past.value, projection.value], 1)
-        seen = self.self_attn.attention(query, key, value, positions.visible)
-        if self.memory and past.memory is not None and rho is not None:
-            seen = seen + self.memory.read(projection.query, projection.hidden, past.memory, rho)
-        x = x + gate1 * self.self_attn.o(seen.to(x.dtype))
+        context = self.self_attn.attention(query, seen.key, seen.value, positions.visible)
+        if self.memory and seen.memory is not None and rho is not None:
+            context = context + self.memory.read(projection.query, projection.hidden, seen.memory, rho)
+        x = x + gate1 * self.self_attn.o(context.to(x.dtype))
         query = self.cross_attn.queries(self.norm3(x))
         x = x + self.cross_attn.o(self.cross_attn.attention(query, *prompt))
         return x + gate2 * self.ffn(self.norm2(x) * (1 + scale2) + shift2)

@@ -151,6 +151,30 @@ def _net_of_ring(read: Mapping[str, tuple[Shape, str]], written: Mapping[str, tu
     return graph
 
 
+def in_place(folder: Path, **changes: Any) -> Plan:
+    """A state that a call lays out before the passes; each of them writes two of its five places and reads them all."""
+    shapes = {"state.window": _state(5), "state.old": _state(3)}
+    net = Graph()
+    sample, level = net.input("in.sample", SAMPLE, "sample"), net.input("in.pass.t", (1,), "pass.t")
+    window = net.input("in.state.window", (BATCH, 5), "state.window")
+    first, end, axis = (net.constant([at], "int64") for at in (0, 2, 1))
+    own = net.op("Slice", net.reshape(sample, (BATCH, -1)), first, end, axis)
+    where = np.stack(np.meshgrid(np.arange(BATCH), np.arange(3, 5), indexing="ij"), -1)
+    written = net.op("ScatterND", window, net.constant(where, "int64"), own)
+    total = _seen(net, level, (1,), SAMPLE, 0.3)
+    for value, shape in ((written, (BATCH, 5)), (sample, SAMPLE)):
+        total = net.op("Add", total, _seen(net, value, shape, SAMPLE, 0.6 * len(shape)))
+    net.output(written, "out.state.window", (BATCH, 5), "state.window")
+    net.output(net.op("Tanh", net.op("Add", total, sample)), "out.sample", SAMPLE, "sample")
+    graphs = {
+        "lay": engine("state.old", "state.window", shapes),
+        "net": net,
+        "paint": engine("clean state.old", "frames=2 state.old", shapes),
+    }
+    states, passes = {"window": "chunk", "old": "carry"}, ["net t=1", "net t=0.5", "net t=0.1"]
+    return write_plan(folder, graphs, passes, ["before lay", "after paint"], states, **changes)
+
+
 def several(folder: Path, **changes: Any) -> Plan:
     """Two calls at every moment, a first chunk of another length, and two decoders."""
     shapes = {
@@ -218,5 +242,5 @@ def no_text(folder: Path, **changes: Any) -> Plan:
 
 
 KINDS: dict[str, Callable[..., Plan]] = {
-    make.__name__: make for make in (per_pass, committed, before, several, clip, no_state, no_text)
+    make.__name__: make for make in (per_pass, committed, before, in_place, several, clip, no_state, no_text)
 }

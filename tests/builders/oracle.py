@@ -134,7 +134,7 @@ class Oracle:
                 now = self.now | {f"pass.{name}": np.array([value], "<f4") for name, value in step["scalars"].items()}
                 drawn = noise(self.seeds, chunk, k + 1, self.shape) if step["noise"] else np.zeros(self.shape, "<f4")
                 wrote = self.run(step["engine"], now | {n: now[f"{n}@{k}"] for n in self.copies} | {"noise": drawn})
-                self.now["sample"] = wrote.pop("sample", self.now["sample"])
+                self.now |= {name: wrote.pop(name) for name in [*wrote] if name in self.now.keys() - self.kept.keys()}
                 done |= {f"{name}@{k}": wrote.pop(name) for name in self.copies} | (wrote if step["commits"] else {})
         done["state.:sample"] = self.now["clean"] = self.now["sample"]
         if chunk == self.chunk:

@@ -145,7 +145,7 @@ def test_what_a_plan_sees(test_plan: Plan, engine: str, precision: str) -> None:
     for old, new in zip(
         [*before.graph.input, *before.graph.output], [*after.graph.input, *after.graph.output], strict=True
     ):
-        is_half = old.name.endswith((".key", ".value", ".turned")) or old.name.startswith("cache")
+        is_half = old.name.endswith((".key", ".value", ".seen_key", ".seen_value")) or old.name.startswith("cache")
         expected = ELEMENT[precision] if is_half else old.type.tensor_type.elem_type
         assert (new.name, new.type.tensor_type.elem_type) == (old.name, expected)
         assert new.type.tensor_type.shape == old.type.tensor_type.shape, old.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -142,3 +144,27 @@ def test_a_repeated_body_is_as_many_launches(engine_graph):
     (fused,) = on("tensorrt", graph)
     assert (fused.kind, fused.count, fused.flops) == (SCAN, 9, 9 * 2 * ROWS * WIDTH**2)
     assert sum(launch.count for launch in on("onnxruntime", graph)) == 18
+
+
+def test_of_what_is_written_in_place_the_part_counts(engine_graph):
+    """Two rows of x: they are read and written; nothing else of x is, but by the product that reads all."""
+    nodes = [
+        helper.make_node("ScatterND", ["x", "where", "own"], ["written"]),
+        helper.make_node("MatMul", ["written", "w"], ["y"]),
+    ]
+    constants = {"where": np.array([[0], [1]])}
+    shapes = {"x": X, "own": (2, WIDTH)}
+    graph = engine_graph(nodes, shapes, {"written": X, "y": X}, {"w": W}, constants=constants)
+    own = 4 * 2 * WIDTH
+    graph = replace(graph, in_place={"written": own})
+    assert graph.output_bytes == own + BYTES
+    for backend in RULES:
+        write, product = on(backend, graph)
+        assert (write.kind, write.bytes) == (MOVED, 2 * own + constants["where"].nbytes)
+        assert (product.kind, product.bytes) == (PRODUCT, 2 * BYTES + WEIGHT_BYTES)
+
+
+def test_fp32_products_are_tf32_s_where_the_plan_allows_it(engine_graph):
+    graph = engine_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": X}, {"y": X}, {"w": W})
+    found = {name: [launches(graph, rules, tf32)[0].dtype for tf32 in (False, True)] for name, rules in RULES.items()}
+    assert found == {"tensorrt": ["float32", "tf32"], "onnxruntime": ["float32", "float32"]}

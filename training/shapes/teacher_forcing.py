@@ -13,7 +13,7 @@ from videossm.models.scans.gated_delta import gated_delta_chunked
 from videossm.models.videossm.config import WindowConfig
 from videossm.models.videossm.memory import RHO_MIN
 from videossm.models.videossm.rope import Rotation, apply_rope
-from videossm.models.videossm.transformer import Past, Positions, Projection, Transformer
+from videossm.models.videossm.transformer import Positions, Projection, Seen, Transformer
 
 
 class Layout:
@@ -91,10 +91,12 @@ def predict(
             part.unflatten(0, (batch, chunks))[:, layout.index].flatten(2, 3).flatten(0, 1).repeat(copies + 1, 1, 1)
             for part in (context.key, context.value)
         )
-        key = apply_rope(key, past_rotation, block.heads)
+        own_key = apply_rope(projection.key, chunk_rotation, block.heads)
+        key = torch.cat([apply_rope(key, past_rotation, block.heads), own_key], 1)
+        value = torch.cat([value, projection.value], 1)
         memory = memory_states(context, layout, batch).repeat(copies + 1, 1, 1, 1)
         prompt_rows = tuple(p.repeat_interleave(chunks, 0).repeat(copies + 1, 1, 1) for p in prompt)
-        x = block(x, modulation, projection, Past(key, value, memory), prompt_rows, positions, rho)
+        x = block(x, modulation, projection, Seen(key, value, memory), prompt_rows, positions, rho)
     return model.unembed(x[rows:], time[rows:]).unflatten(0, (copies, batch, chunks))
 
 
@@ -104,8 +106,9 @@ def predict_first(model: Transformer, layout: Layout, noisy: Tensor, sigma: Tens
     x = model.embed(noisy)
     tokens = x.shape[1]
     rotation = model.rope(layout.chunk_position[0])
-    past = Past(x[:, :0], x[:, :0], None)
     positions = Positions(rotation, torch.ones(1, 1, 1, tokens, dtype=torch.bool))
     for block, prompt in zip(model.blocks, model.prompt_state(text), strict=True):
-        x = block(x, modulation, block.project(x, modulation), past, prompt, positions, None)
+        projection = block.project(x, modulation)
+        seen = Seen(apply_rope(projection.key, rotation, block.heads), projection.value, None)
+        x = block(x, modulation, projection, seen, prompt, positions, None)
     return model.unembed(x, time)

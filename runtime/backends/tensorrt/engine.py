@@ -71,10 +71,7 @@ class TensorRtEngine:
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> TensorRtPass:
         if self._context is None:
             self._shared.open_engines()
-        read, written = (_on_device(buffers) for buffers in (inputs, outputs))
-        shared = {buffer.address for buffer in read.values()} & {buffer.address for buffer in written.values()}
-        assert not shared, f"{self.name} must not write what it reads"
-        bound = TensorRtPass(self._memory, self, read, written)
+        bound = TensorRtPass(self._memory, self, *(_on_device(buffers) for buffers in (inputs, outputs)))
         self._passes.add(bound)
         return bound
 
@@ -133,9 +130,9 @@ class TensorRtPass:
     """An engine over fixed buffers. Its first run is an ordinary one, in which TensorRT does what it does only once;
     the second is captured and launched as a CUDA graph, and so are all that follow.
 
-    A capture executes nothing and a pass never writes what it reads, so neither the warm-up nor the capture moves the
-    rollout's state: there is nothing to save before them and to restore after. The two sides of a pair of buffers are
-    two passes, hence two graphs; swapping them changes no address.
+    A capture executes nothing and a pass writes nothing that another run of it would read, so neither the warm-up nor
+    the capture moves the rollout's state: there is nothing to save before them and to restore after. The two sides of a
+    pair of buffers are two passes, hence two graphs; swapping them changes no address.
     """
 
     def __init__(

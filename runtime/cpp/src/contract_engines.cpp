@@ -18,7 +18,7 @@ const char* const kTargets = "sample, state.<name>, frames";
 const std::vector<Moment>& moments() {
     static const std::vector<Moment> all = {
         {"pass", {"sample", "noise", "window.slot_position", "window.frame_position", "window.rho"},
-         {"prompt", "chunk", "ring", "carry"}, {"ring", "carry"}},
+         {"prompt", "chunk", "ring", "carry"}, {"chunk", "ring", "carry"}},
         {"prompt", {"text.ids", "text.mask"}, {"prompt"}, {"prompt"}},
         {"before", {"window.slot_position", "window.frame_position", "window.rho"},
          {"prompt", "chunk", "ring", "carry"}, {"chunk"}},
@@ -105,6 +105,10 @@ void check_input(const Manifest& m, const Run& run, const Input& tensor, const s
     }
 }
 
+bool reads(const EngineSpec& engine, const std::string& source) {
+    return std::any_of(engine.inputs.begin(), engine.inputs.end(), [&](const Input& each) { return each.source == source; });
+}
+
 void check_output(const Manifest& m, const Run& run, const Output& tensor, const std::string& where) {
     const std::string& target = tensor.target;
     const std::string field = where + ".target";
@@ -127,6 +131,9 @@ void check_output(const Manifest& m, const Run& run, const Output& tensor, const
         }
         if (state->per_pass && !run.is("pass")) {
             fail(field, target, "a state of each pass from passes alone");
+        }
+        if (state->kind == "chunk" && run.is("pass") && !reads(*run.engine, target)) {
+            fail(field, target, "no state of kind chunk from a pass, but one that it reads");
         }
         check_type(where, tensor, state->dtype, state->shape);
     }

@@ -113,7 +113,8 @@ private:
 };
 
 // Its first run is an ordinary one, in which TensorRT does what it does only once; the second is captured and launched
-// as a CUDA graph, and so are all that follow. A capture executes nothing, and what is read is never written.
+// as a CUDA graph, and so are all that follow. A capture executes nothing, and a run
+// reads nothing that an earlier one of the same pass has written.
 class TrtBound : public BoundEngine {
 public:
     TrtBound(const CudaDevice& device, TrtEngine& engine, Addresses addresses)

@@ -32,11 +32,11 @@ class Recorder:
         self.step, self.signature = step, inspect.signature(step.forward)
         self.calls: list[dict[str, Any]] = []
 
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, list[Tensor]]:
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         arguments = self.signature.bind(*args, **kwargs)
         arguments.apply_defaults()
         call = dict(arguments.arguments)
-        call["latent_next"], call["present"] = result = self.step(*args, **kwargs)
+        call["latent_next"], call["present"], _ = result = self.step(*args, **kwargs)
         self.calls.append(call)
         return result
 
@@ -73,7 +73,7 @@ def seen_past(call: dict[str, Any]) -> list[Tensor]:
     """Keys and values of the filled slots, in the order of their positions."""
     slots = call["slot_position"]
     order = torch.argsort(slots)[int((slots < 0).sum()) :]
-    return [tensor.unflatten(1, (-1, CONFIG.frame_tokens))[:, order].flatten(1, 2) for tensor in call["past"]]
+    return [tensor.unflatten(1, (-1, CONFIG.frame_tokens))[:, order].flatten(1, 2) for tensor in call["window"]]
 
 
 def assert_past(call: dict[str, Any], presents: list[list[Tensor]], stride: int = 4) -> None:

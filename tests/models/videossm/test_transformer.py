@@ -52,7 +52,7 @@ def run_chunk(config: ModelConfig, step: Step, latent: Tensor, sigma: float, tex
     prompt = [tensor for pair in step.transformer.prompt_state(text) for tensor in pair]
     transformer, batch = config.transformer, len(latent)
     empty = torch.zeros(batch, 0, transformer.dim)
-    moved, _ = step(
+    moved, *_ = step(
         latent,
         torch.tensor([sigma]),
         torch.tensor([sigma - 1.0]),  # euler: x - flow
@@ -138,7 +138,7 @@ def test_window_equals_the_wan_transformer_of_diffusers() -> None:
         position = torch.arange(frames) + chunk * frames
         seen = list(past)
         seen[::2] = turn_keys(slots, past[::2])
-        moved, present = step(latent, level, level - 1, slots, position, prompt, seen, [])
+        moved, present, _ = step(latent, level, level - 1, slots, position, prompt, seen, [])
         return latent - moved, present
 
     _, present = flow(0)
@@ -194,7 +194,7 @@ class TestStep:
             "slot_position": torch.where(slots < filled_slots, slots, -1),
             "frame_position": torch.arange(config.window.chunk_frames) + filled_slots,
             "prompt": [draw(1, transformer.text_len, transformer.dim) for _ in range(2 * transformer.layers)],
-            "past": [draw(1, config.window_tokens, transformer.dim) for _ in range(2 * transformer.layers)],
+            "window": [draw(1, config.window_tokens, transformer.dim) for _ in range(2 * transformer.layers)],
             "memory": [draw(1, heads, dim, dim) for _ in range(transformer.layers)],
             "rho": torch.tensor([0.3]),
             "noise": draw(*config.latent_shape),
@@ -206,27 +206,27 @@ class TestStep:
     @torch.no_grad()
     def test_empty_slots_do_not_count(self) -> None:
         inputs = self.inputs(filled_slots=6)
-        expected, _ = self.step()(**inputs)
-        poisoned = [tensor.clone() for tensor in inputs["past"]]
+        expected, *_ = self.step()(**inputs)
+        poisoned = [tensor.clone() for tensor in inputs["window"]]
         for tensor in poisoned:
             tensor[:, 6 * self.config.frame_tokens :] = 1e3
-        got, _ = self.step()(**{**inputs, "past": poisoned})
+        got, *_ = self.step()(**{**inputs, "window": poisoned})
         torch.testing.assert_close(got, expected)
 
     @torch.no_grad()
     def test_order_of_slots_does_not_matter(self) -> None:
         inputs = self.inputs(filled_slots=9)
-        expected, _ = self.step()(**inputs)
+        expected, *_ = self.step()(**inputs)
         tokens, order = self.config.frame_tokens, torch.tensor([0, 1, 2, 6, 7, 8, 3, 4, 5])
-        turned = [x.unflatten(1, (-1, tokens))[:, order].flatten(1, 2) for x in inputs["past"]]
-        got, _ = self.step()(**{**inputs, "past": turned, "slot_position": order})
+        turned = [x.unflatten(1, (-1, tokens))[:, order].flatten(1, 2) for x in inputs["window"]]
+        got, *_ = self.step()(**{**inputs, "window": turned, "slot_position": order})
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
     @torch.no_grad()
     @pytest.mark.parametrize("name", STEP_INPUTS)
     def test_every_input_matters(self, name: str) -> None:
         inputs = self.inputs(filled_slots=9)
-        expected, _ = self.step()(**inputs)
+        expected, *_ = self.step()(**inputs)
         value = inputs[name]
         other = [x.roll(1, -1) for x in value] if isinstance(value, list) else 2 * value
         if name == "slot_position":  # of the slots it says which are empty; their keys are turned beforehand
@@ -234,13 +234,28 @@ class TestStep:
             other[-1] = -1
         if name == "frame_position":  # in the window, where positions are counted
             other = value - 1
-        got, _ = self.step()(**{**inputs, name: other})
+        got, *_ = self.step()(**{**inputs, name: other})
         assert (got - expected).abs().max() > 1e-4
+
+    @torch.no_grad()
+    def test_in_place_is_the_same(self) -> None:
+        """The chunk in the window's room instead of behind a copy; what was in the room before does not matter."""
+        inputs, tokens = self.inputs(filled_slots=9), self.config.chunk_tokens
+        expected, presents, nothing = self.step()(**inputs)
+        assert nothing == []
+        window = [torch.cat([x[:, None], torch.full((1, 1, tokens, x.shape[2]), 1e3)], 2) for x in inputs["window"]]
+        got, same, written = self.step()(**{**inputs, "window": window})
+        torch.testing.assert_close([got, *same], [expected, *presents], atol=0, rtol=0)
+        for before, after in zip(inputs["window"], written, strict=True):
+            torch.testing.assert_close(after[:, 0, :-tokens], before, atol=0, rtol=0)
+        stride = len(presents) // self.config.transformer.layers
+        torch.testing.assert_close(written[1][:, 0, -tokens:], presents[1], atol=0, rtol=0)
+        assert len(written) == 2 * len(presents) // stride
 
     @torch.no_grad()
     def test_commit_leaves_the_latent(self) -> None:
         inputs = self.inputs(filled_slots=3) | {"sigma": torch.zeros(1), "sigma_next": torch.zeros(1)}
-        got, _ = self.step()(**inputs)
+        got, *_ = self.step()(**inputs)
         torch.testing.assert_close(got, inputs["latent"], atol=0, rtol=0)
 
     @torch.no_grad()
@@ -249,7 +264,7 @@ class TestStep:
         """The head's prediction is the clean latent: the step goes on from it by the sampler's equation."""
         inputs = self.inputs(filled_slots=9)
         flow_step, latent, s = self.step(), inputs["latent"], inputs["sigma"]
-        moved, _ = flow_step(**{**inputs, "noise": None, "sigma_next": s - 1})  # as a flow: latent - prediction
+        moved, *_ = flow_step(**{**inputs, "noise": None, "sigma_next": s - 1})  # as a flow: latent - prediction
         prediction, s_next = latent - moved, inputs["sigma_next"]
         assert s_next > 0, f"sigma_next: got {s_next.item()}, expected more than 0; at 0 both samplers end at x0"
         if kind == "euler":
@@ -257,7 +272,7 @@ class TestStep:
         else:
             expected = (1 - s_next) * prediction + s_next * inputs["noise"]
         x0_step = Step(flow_step.transformer, self.config.replace(transformer={"prediction": "x0"}))
-        got, _ = x0_step(**{**inputs, "noise": inputs["noise"] if kind == "renoise" else None})
+        got, *_ = x0_step(**{**inputs, "noise": inputs["noise"] if kind == "renoise" else None})
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
