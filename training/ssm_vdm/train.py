@@ -9,9 +9,9 @@ and ssm-vdm-shapes-stream from the same stills, whose parts of a clip then go on
 
     python $train ssm-vdm-shapes-stream --out out/stream.pt --frames 64 --parts 4 --batch 4 --minutes 95 --cool 0.7
 
-Single frames first: a batch holds many scenes, and the spatial layers, which both models share, learn what an object is.
-Then clips. Training goes on from --out where it exists. The network predicts the clean video, and its error is weighed
-as an error of the velocity (arXiv 2202.00512).
+Single frames first: a batch holds many scenes, and the spatial layers, which both models share, learn what an object
+is. Then clips. Training goes on from --out where it exists. The network predicts the clean video, and its error is
+weighed as an error of the velocity (arXiv 2202.00512).
 """
 
 from __future__ import annotations
