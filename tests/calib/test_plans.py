@@ -174,7 +174,7 @@ def test_fp16_opens_and_rolls_out(test_plan, tmp_path):
     plan = Plan.open(tmp_path)
     assert plan.manifest.precision == "fp16"
     dtypes = {tensor.name: tensor.dtype for tensor in plan.manifest.engines["step"].inputs}
-    assert (dtypes["past.0.value"], dtypes["latent"], dtypes["past.0.memory"]) == ("float16", "float32", "float32")
+    assert (dtypes["window.0.value"], dtypes["latent"], dtypes["past.0.memory"]) == ("float16", "float32", "float32")
     states = {state.name: state.dtype for state in plan.manifest.states}
     assert (states["0.key"], states["0.memory"], states["cache.0"]) == ("float16", "float32", "float16")
     assert plan.manifest.stream_identity == test_plan.manifest.stream_identity

@@ -87,10 +87,10 @@ class ForcedStep:
         clips, chunk = self.clips, len(self.predictions)
         copies = []
         for noisy, level in zip(clips.noisy[:, :, chunk], clips.sigma[:, chunk], strict=True):
-            moved, _ = self.step(noisy, level[None], level[None] - 1, *rest, **named)  # euler: x - prediction
+            moved, *_ = self.step(noisy, level[None], level[None] - 1, *rest, **named)  # euler: x - prediction
             copies.append(noisy - moved)
         self.predictions.append(torch.stack(copies))
-        return clips.clean[:, chunk], []
+        return clips.clean[:, chunk], [], []
 
 
 @torch.no_grad()
