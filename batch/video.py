@@ -24,7 +24,7 @@ from videossm.runtime.sinks import open_sink, side_by_side
 from videossm.runtime.state import write_state
 
 WORK = "work"  # folder of what is not done
-_STATE, _ATTEMPTS = "state.safetensors", "attempts.json"
+_STATE, _ATTEMPTS = ".safetensors", "attempts.json"
 
 
 def result_of(folder: Folder, request: Request) -> dict[str, Any] | None:
@@ -69,11 +69,12 @@ def make_video(loaded: LoadedPlan, request: Request, folder: Folder) -> dict[str
 def _begun(loaded: LoadedPlan, request: Request, folder: Folder, work: str) -> Rollout:
     """The rollout where the last attempt left it, or at its start; so also where a crash has damaged what that left."""
     kept = folder.names(work)
-    with folder.local(f"{work}/{_STATE}") as state, suppress(StateError):
-        if state is not None:
-            rollout = Rollout.resume(loaded, state)
-            if kept.issuperset(_part(index) for index in range(rollout.next_index)):
-                return rollout
+    for name in sorted((name for name in kept if name.endswith(_STATE)), reverse=True):
+        with folder.local(f"{work}/{name}") as state, suppress(StateError):
+            if state is not None:
+                rollout = Rollout.resume(loaded, state)
+                if kept.issuperset(_part(index) for index in range(rollout.next_index)):
+                    return rollout
     first = request.prompts.get(0)
     batch = loaded.manifest.stream.batch
     return Rollout(loaded, None if first is None else [first] * batch, request.seed)
@@ -102,12 +103,19 @@ def _roll(rollout: Rollout, request: Request, folder: Folder, work: str, file: P
             sink.write(frames)
             folder.write(f"{work}/{_part(chunk.index)}", np.ascontiguousarray(frames).data)
             snapshot = rollout.snapshot()
-            with folder.writing(f"{work}/{_STATE}") as out:
+            with folder.writing(f"{work}/{_state(chunk.index)}") as out:
                 write_state(out, rollout.plan.manifest, snapshot.header, snapshot.tensors)
+            # Of a file that is gone soon a disk sees nothing; one in whose place another comes is written out first.
+            folder.remove(f"{work}/{_state(chunk.index - 1)}")
 
 
 def _part(chunk: int) -> str:
     return f"{chunk:08d}.rgb"
+
+
+def _state(chunk: int) -> str:
+    """That after `chunk`."""
+    return f"{chunk:08d}{_STATE}"
 
 
 def _result(rollout: Rollout, request: Request, attempts: list[int], wall_s: float) -> dict[str, Any]:
