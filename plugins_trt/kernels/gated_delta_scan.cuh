@@ -14,11 +14,11 @@
 namespace videossm {
 
 /* Warps of a thread block at most, and thread blocks that are to fit a multiprocessor: 16 warps of 128 registers or,
- * with an output, 12 of 168. */
+ * with an output, 12 of 168; in fp32 8 of up to 255, as with 168 it spills on sm_120. */
 template <bool WANTED>
 constexpr int SCAN_WARPS = WANTED ? 4 : 8;
-template <bool WANTED>
-constexpr int SCAN_BLOCKS = WANTED ? 3 : 2;
+template <typename T, bool WANTED>
+constexpr int SCAN_BLOCKS = WANTED && sizeof(T) < sizeof(float) ? 3 : 2;
 
 /* Where a lane's part of the warp's columns begins in [B, H, d_k, d_v]. */
 template <int KEY_DIM>
@@ -159,7 +159,7 @@ __device__ __forceinline__ void scan_block(float (&state)[KEY_DIM / 8][4], const
 
 /* A thread block has one of B H heads, and as many of its value columns as it has warps for. */
 template <typename T, int KEY_DIM, bool WANTED>
-__global__ void __launch_bounds__(SCAN_WARPS<WANTED>* WARP, SCAN_BLOCKS<WANTED>)
+__global__ void __launch_bounds__(SCAN_WARPS<WANTED>* WARP, SCAN_BLOCKS<T, WANTED>)
     gated_delta_scan(const GatedDeltaTask<T> task) {
     const int ahead = count_stages(static_cast<int>(blockDim.x) / WARP) - 1;
 #pragma unroll 1
