@@ -124,6 +124,29 @@ def test_what_a_crash_has_damaged_is_made_anew(tiny_plan, loaded, expected, tmp_
     assert (tmp_path / "out" / "a.mp4").read_bytes() == expected
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_end_between_two_states(tiny_plan, loaded, expected, tmp_path, monkeypatch, damaged):
+    """The state after chunk 4 is written and that after chunk 3 not yet removed: the newest that is whole counts."""
+    folder, remove = Folder(str(tmp_path / "out")), Folder.remove
+
+    def failing(self, name):
+        if name.endswith("00000003.safetensors"):
+            raise RuntimeError("killed")
+        remove(self, name)
+
+    monkeypatch.setattr(Folder, "remove", failing)
+    with pytest.raises(RuntimeError, match="killed"):
+        make_video(loaded, request_of(tiny_plan), folder)
+    monkeypatch.undo()
+    older, newer = sorted((tmp_path / "out" / WORK).glob("*/*.safetensors"))
+    assert older.name < newer.name
+    if damaged:
+        newer.write_bytes(newer.read_bytes()[:-9])
+    assert make_video(loaded, request_of(tiny_plan), folder)["attempts"] == [0, 4 if damaged else 5]
+    assert (tmp_path / "out" / "a.mp4").read_bytes() == expected
+    assert not (tmp_path / "out" / WORK).exists() or not list((tmp_path / "out" / WORK).iterdir())
+
+
 def test_a_worker_that_is_killed(tiny_plan, loaded, expected, tmp_path):
     """SIGKILL, wherever it stands: the same file, and no more than the chunk in hand is made again."""
     folder = tmp_path / "out"
