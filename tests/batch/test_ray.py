@@ -79,9 +79,14 @@ def test_a_job_that_is_killed_in_every_manner(tiny_plan, tmp_path):
         return {path.name: path.stat().st_mtime_ns for path in out.glob("*.mp4")}
 
     job = start(tiny_plan, tmp_path)
-    wait_for(lambda: len(done()) >= 8 and len(list((out / WORK).glob("*/*.rgb"))) > 3, job, tmp_path)
+
+    def in_hand(videos):
+        """So many are done, and others in the middle."""
+        return len(done()) >= videos and len(list((out / WORK).glob("*/*.rgb"))) > 3
+
+    wait_for(lambda: in_hand(8), job, tmp_path)
     os.kill(workers(job)[0].pid, signal.SIGKILL)  # one worker, in the middle of its video
-    wait_for(lambda: len(done()) >= 20, job, tmp_path)
+    wait_for(lambda: in_hand(20), job, tmp_path)
     kill_all(job)
     before = done()
     results = {path.name for path in out.glob("*.json")}
