@@ -145,7 +145,7 @@ def test_a_message_beyond_all_bounds_ends_the_connection_only(server):
 
 
 def test_a_viewer_that_stops_reading_misses_chunks_and_holds_nobody_up(serving, tiny_plan):
-    """Its chunks are small, so the buffers of its connection are, too."""
+    """What its connection buffers is the machine's affair; after that, and after what is held for it, it misses."""
     server = serving(tiny_plan)
     stream = server.create("red")
     slow = socket.create_connection(("127.0.0.1", server.port))
@@ -159,10 +159,9 @@ def test_a_viewer_that_stops_reading_misses_chunks_and_holds_nobody_up(serving, 
     (viewer,) = served._viewers
     served._chunk_s = 0.002
     with open_socket(server, stream) as live:
-        for _ in range(150):
-            last = received(live, "chunk")["chunk"]
+        while viewer.missed <= 50:
+            assert received(live, "chunk")["chunk"] < 20_000, "the stream waits for nobody"
             assert len(viewer._chunks) <= server.host.limits.ahead_chunks
-    assert viewer.missed > 50 and last > 149, "the stream waits for nobody"
     slow.close()
     until(lambda: served.describe()["viewers"] == 0)
 
@@ -189,9 +188,10 @@ def test_each_of_4_streams_gets_its_share(serving, tiny_plan):
     for stream in server.host.streams.values():
         stream._chunk_s = 0.0005
     with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
-        lives = [stack.enter_context(open_socket(server, stream)) for stream in streams]
+        # Closing waits for what a full queue holds; nobody is interested in it.
+        lives = [stack.enter_context(open_socket(server, stream, close_timeout=0.1)) for stream in streams]
         seen = list(pool.map(lambda live: _count_for(live, 3.0), lives))
-    made = [stream.rollout.next_index for stream in server.host.streams.values()]
+        made = [stream.rollout.next_index for stream in server.host.streams.values()]  # before the first one closes
     assert min(made) > 5 and max(made) - min(made) <= 0.1 * max(made) + 2, f"made {made}, seen {seen}"
 
 
