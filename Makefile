@@ -22,7 +22,7 @@ help:
 	@echo "make bench   times a chunk against PyTorch: out/benchmarks.md and .json"
 	@echo "make bench-quantization   what int8 and fp8 gain and cost: out/quantization-*.md and .json; an hour"
 	@echo "make bench-serve, make bench-batch   what serving costs, and how a batch scales: out/serve.json, out/batch.json"
-	@echo "make plugins the scans in C++ and, where their tools are found, in CUDA and for TensorRT: build/plugins"
+	@echo "make plugins the scans in C++ and, where their tools are found, for ONNX Runtime, in CUDA and for TensorRT: build/plugins"
 	@echo "make cpp     the runtime as a C and C++ library, with its examples: build/cpp"
 	@echo "make cpp-dist   the same as it is installed: dist/videossm-cpp-*.tar.gz"
 	@echo "make fuzz    fuzzes what reads files in C++, with clang; FUZZ_SECONDS=600 each"
@@ -104,18 +104,19 @@ bench-serve bench-batch: install libraries
 	$(BIN)/videossm-export shapes --force -o out/engine.plan; \
 	$(BIN)/python benchmarks/$(@:bench-%=%).py out/engine.plan --json out/$(@:bench-%=%).json
 
-# Says at its end what it left out, and why. TensorRT_ROOT=... names TensorRT's headers.
-plugins:
-	cmake -S plugins_trt -B build/plugins -DCMAKE_BUILD_TYPE=Release $(if $(TensorRT_ROOT),-DTensorRT_ROOT=$(TensorRT_ROOT))
-	cmake --build build/plugins --parallel $(CORES)
-
 # ONNXRUNTIME_ROOT=... names ONNX Runtime's own; else it is set up from its package and Debian's header. TensorRT_ROOT=...
 # names TensorRT's headers.
 ONNXRUNTIME_ROOT ?= build/onnxruntime
-CPP := cmake -S runtime/cpp -DONNXRUNTIME_ROOT=$(abspath $(ONNXRUNTIME_ROOT)) $(if $(TensorRT_ROOT),-DTensorRT_ROOT=$(TensorRT_ROOT))
+ROOTS := -DONNXRUNTIME_ROOT=$(abspath $(ONNXRUNTIME_ROOT)) $(if $(TensorRT_ROOT),-DTensorRT_ROOT=$(TensorRT_ROOT))
+CPP := cmake -S runtime/cpp $(ROOTS)
 
 build/onnxruntime: install
-	@sh runtime/cpp/onnxruntime.sh $@ $(BIN)/python || echo "left out: the backend for ONNX Runtime"
+	@sh runtime/cpp/onnxruntime.sh $@ $(BIN)/python || echo "left out: what is built for ONNX Runtime"
+
+# Says at its end what it left out, and why.
+plugins: $(ONNXRUNTIME_ROOT)
+	cmake -S plugins_trt -B build/plugins -DCMAKE_BUILD_TYPE=Release $(ROOTS)
+	cmake --build build/plugins --parallel $(CORES)
 
 cpp: $(ONNXRUNTIME_ROOT)
 	$(CPP) -B build/cpp

@@ -52,8 +52,9 @@ GRAPHS = Path("onnx.plan")  # where the printed commands take the graphs from th
 @click.option("--backend", default="onnxruntime", show_default=True, help=f"One of {', '.join(BACKENDS)}.")
 @click.option(
     "--lowering",
-    help="What the scans become. onnxruntime: contrib, its own operator, the fastest, the default from 1.24 on, "
-    "or standard operators; tensorrt: standard or, with --plugins, plugin; tensorrt-rtx: standard.",
+    help="What the scans become. onnxruntime: contrib, its own operator, the default from 1.24 on, standard operators, "
+    "or native, this project's own, the fastest on a CPU, whose library VIDEOSSM_SCANS names; tensorrt: standard or, "
+    "with --plugins, plugin; tensorrt-rtx: standard.",
 )
 @tensorrt_options
 @click.option("--opset", default=23, show_default=True, help="Version of the standard ONNX operators, 23 to 25.")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from videossm.calib.options import QUANTISED
 from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions
+from videossm.runtime.backends import NATIVE_LIBRARY, NATIVE_PATH
 from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.backends.tensorrt.preflight import check_build
 from videossm.runtime.errors import BackendError, UserError, require_none
 from videossm.runtime.machine import BACKENDS, probe_machine
 
-LOWERINGS = ("contrib", "standard", "plugin")
+LOWERINGS = ("contrib", "standard", "native", "plugin")
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")
 OPSETS = range(23, 26)
 LATER_RUNTIME = (1, 24)  # since when ONNX Runtime has LinearAttention, and Q/DQ of opset 23
@@ -72,7 +74,14 @@ class ExportTarget:
         self.building.check(self.backend, machine)
         if not self.builds:
             if lowering == "plugin":
-                raise UserError("--lowering: got plugin with onnxruntime, expected contrib or standard; choose one")
+                raise UserError(
+                    "--lowering: got plugin with onnxruntime, expected contrib, standard or native; choose one"
+                )
+            if lowering == "native" and not os.environ.get(NATIVE_PATH):
+                raise UserError(
+                    f"--lowering: got native without {NATIVE_PATH} in the environment, expected the path of "
+                    f"{NATIVE_LIBRARY} there; make plugins"
+                )
             return
         require_none(check_build(self.backend, self.precision, self.building.gpu_arch, lowering, machine))
         if (lowering == "plugin") != (self.building.plugins is not None):

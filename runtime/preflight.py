@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
-from videossm.runtime.backends import CONTRIB_SINCE, device_index
+from videossm.runtime.backends import CONTRIB_SINCE, NATIVE_LIBRARY, NATIVE_PATH, device_index
 from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.backends.tensorrt.preflight import check_precision
 from videossm.runtime.driver import Gpu, capability
@@ -104,6 +105,9 @@ def _on_cpu(manifest: Manifest, machine: Machine) -> Iterator[Problem]:
         return
     yield from _package(machine, manifest.backend)
     yield from _contrib(manifest, machine)
+    if manifest.lowering == "native" and not os.environ.get(NATIVE_PATH):
+        expected = f"the path of {NATIVE_LIBRARY} for a plan of lowering native"
+        yield Problem(NATIVE_PATH, "none", expected, "make plugins, or export with another --lowering")
     if any(tensor.dtype == "bfloat16" for tensor in manifest.tensors()):
         yield Problem(
             "device",
@@ -123,6 +127,9 @@ def _on_gpu(manifest: Manifest, machine: Machine, index: int) -> Iterator[Proble
         yield from _version(manifest, machine)
     else:
         yield from _contrib(manifest, machine)
+        if manifest.lowering == "native":
+            got, expected = f"cuda:{index} for a plan of lowering native", "cpu, which its scans run on"
+            yield Problem("device", got, expected, "leave --device out, or export with another --lowering")
         yield from _providers(machine)
     if index >= len(machine.gpus):
         have = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in machine.gpus)

@@ -19,9 +19,12 @@ from pathlib import Path
 import onnxruntime
 import pytest
 from packaging.version import Version
+from running import BUILDS, locked, run
 
 from videossm.runtime import Plan
 
+ROOT = Path(__file__).parents[1]
+COMPILERS = ("c++", "g++", "clang++")
 OLD = Version(onnxruntime.__version__) < Version("1.24")
 BEYOND_OLD = {
     "LinearAttention(-1) is not a registered": "has no LinearAttention",
@@ -125,6 +128,52 @@ def small_plan_in(shared: Callable[[str, Callable[[Path], object]], Path]) -> Ca
         return Plan.open(shared(f"small-{lowering}-{positions}", make) / "engine.plan")
 
     return export
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Skips where C++ cannot be built."""
+    if shutil.which("cmake") is None or not (os.environ.get("CXX") or any(shutil.which(name) for name in COMPILERS)):
+        pytest.skip("nothing is built: got no C++ compiler or no cmake")
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_root(compiler: None) -> Path:
+    """With include/ and lib/, as `make cpp` sets it up; skips where it cannot."""
+    folder = ROOT / "build" / "onnxruntime"
+    with locked("onnxruntime"):
+        command = ["sh", ROOT / "runtime" / "cpp" / "onnxruntime.sh", folder, sys.executable]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no ONNX Runtime to build with: {done.stderr.strip()}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build_target(compiler: None) -> Callable[[str], Path]:
+    """Builds one target of plugins_trt and returns the folder that it lies in."""
+
+    def build(target: str) -> Path:
+        folder = BUILDS / "plugins_trt"
+        with locked("plugins_trt"):
+            root = f"-DONNXRUNTIME_ROOT={ROOT / 'build' / 'onnxruntime'}"
+            run("cmake", "-S", ROOT / "plugins_trt", "-B", folder, "-DCMAKE_BUILD_TYPE=Release", root)
+            run("cmake", "--build", folder, "--target", target)
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def scans_library(onnxruntime_root: Path, build_target: Callable[[str], Path]) -> Path:
+    """The scans as ONNX Runtime's operators; for who puts it into VIDEOSSM_SCANS."""
+    return build_target("videossm_onnxruntime") / "libvideossm_onnxruntime.so"
+
+
+@pytest.fixture
+def native_scans(scans_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans of the lowering `native` run in this test."""
+    monkeypatch.setenv("VIDEOSSM_SCANS", str(scans_library))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from onnx import ModelProto
 
 from videossm.export.lowering.contrib import lower_contrib
 from videossm.export.lowering.graph import LoweringError, has_scans
+from videossm.export.lowering.native import lower_native
 from videossm.export.lowering.plugin import lower_plugin
 from videossm.export.lowering.standard import lower_standard
 
@@ -16,6 +17,7 @@ __all__ = ["LOWERINGS", "LoweringError", "has_scans", "lower"]
 LOWERINGS: dict[str, Callable[[ModelProto], ModelProto]] = {
     "standard": lower_standard,
     "contrib": lower_contrib,
+    "native": lower_native,
     "plugin": lower_plugin,
 }
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from videossm.export.lowering.batched_heads import batch_heads
 from videossm.export.lowering.graph import LoweringError, ScanNode, TensorType, replace_scans, set_opset
 from videossm.export.lowering.standard import lower_standard
 from videossm.export.schemas import GATED_DELTA_SCAN, NORM_MIN
@@ -32,6 +33,7 @@ CONTRIB_VERSION = 1
 
 def lower_contrib(model: ModelProto) -> ModelProto:
     """Replaces every scan in `model` itself, and returns it. Raises LoweringError naming a node that cannot be."""
+    batch_heads(model)
     found = any(node.op_type == GATED_DELTA_SCAN for node in model.graph.node)
 
     def replacement(scan: ScanNode) -> list[NodeProto]:

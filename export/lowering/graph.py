@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +77,8 @@ def has_scans(model: ModelProto) -> bool:
     return any(node.domain == DOMAIN for node in model.graph.node)
 
 
-def replace_scans(model: ModelProto, kinds: Iterable[str], replacement: Callable[[ScanNode], list[NodeProto]]) -> None:
-    """Puts what `replacement` returns in the place of every scan of the given kinds, in `model` itself.
+def find_scans(model: ModelProto, kinds: Iterable[str]) -> Iterator[ScanNode]:
+    """The scans of the given kinds, in the order of the graph, of which something is read.
 
     Raises LoweringError when a scan's input has no static shape, or a type that its schema does not allow.
     """
@@ -86,17 +86,29 @@ def replace_scans(model: ModelProto, kinds: Iterable[str], replacement: Callable
     read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     read.discard("")  # an input or output that is left out
     types = _tensor_types(model)
+    for node in graph.node:
+        if node.domain == DOMAIN and node.op_type in kinds:
+            wanted = tuple(name in read for name in node.output)
+            if any(wanted):
+                inputs = tuple(_input_type(node, name, types) if name else None for name in node.input)
+                scan = ScanNode(node, inputs, wanted)
+                _check_elements(scan)
+                yield scan
+
+
+def replace_scans(model: ModelProto, kinds: Iterable[str], replacement: Callable[[ScanNode], list[NodeProto]]) -> None:
+    """Puts what `replacement` returns in the place of every scan of the given kinds, in `model` itself.
+
+    Scans of which nothing is read go. Raises what `find_scans` does.
+    """
+    graph, kinds = model.graph, set(kinds)
+    scans = {scan.node.output[-1]: scan for scan in find_scans(model, kinds)}
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.domain != DOMAIN or node.op_type not in kinds:
             nodes.append(node)
-            continue
-        inputs = tuple(_input_type(node, name, types) if name else None for name in node.input)
-        wanted = tuple(name in read for name in node.output)
-        if any(wanted):
-            scan = ScanNode(node, inputs, wanted)
-            _check_elements(scan)
-            nodes.extend(replacement(scan))
+        elif node.output[-1] in scans:
+            nodes.extend(replacement(scans[node.output[-1]]))
     del graph.node[:]
     graph.node.extend(nodes)
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.onnx import OnnxExporterError
 
+from videossm.export.lowering.batched_heads import batch_heads
 from videossm.export.lowering.graph import LoweringError, ScanNode, TensorType, opset_version, replace_scans, set_opset
 from videossm.export.schemas import DOMAIN, GATED_DELTA_SCAN, NORM_MIN, SELECTIVE_SCAN
 from videossm.models.scans.gated_delta import gated_delta_chunked
@@ -81,6 +82,7 @@ _TORCH_TYPES: dict[int, torch.dtype] = {
 
 def lower_standard(model: ModelProto) -> ModelProto:
     """Replaces every scan in `model` itself, and returns it. Raises LoweringError naming a node that cannot be."""
+    batch_heads(model)
     opset = opset_version(model)
 
     def replacement(scan: ScanNode) -> list[NodeProto]:

@@ -149,19 +149,16 @@ class Step(nn.Module):
 
 
 class MemoryUpdate(nn.Module):
-    """Takes the chunk that leaves the window into every block's memory, by the gated delta rule.
-
-    The heads of all blocks are one batch: the rule is a chain of steps that wait for each other, and no block waits for
-    another one.
-    """
+    """Takes the chunk that leaves the window into every block's memory, by the gated delta rule."""
 
     def forward(self, evicted: list[Tensor], memory: list[Tensor]) -> list[Tensor]:
         """Key, value [B, T, D], decay, beta [B, T, H] of each block in turn; memories [B, H, d, d] to new ones."""
-        state = torch.cat(memory, 1)
-        key, value, decay, beta = (torch.cat(evicted[kind::4], -1) for kind in range(4))
-        key, value = (x.float().unflatten(-1, (state.shape[1], -1)) for x in (key, value))
-        _, state = gated_delta_scan(key, key, value, decay, beta, state, 1.0, normalize_key=True)
-        return list(state.chunk(len(memory), 1))
+        updated = []
+        for block, state in enumerate(memory):
+            key, value, decay, beta = evicted[4 * block : 4 * block + 4]
+            key, value = (x.float().unflatten(-1, (state.shape[1], -1)) for x in (key, value))
+            updated.append(gated_delta_scan(key, key, value, decay, beta, state, 1.0, normalize_key=True)[1])
+        return updated
 
 
 class Decode(nn.Module):

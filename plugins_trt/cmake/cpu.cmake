@@ -1,10 +1,17 @@
 # videossm_scans_cpu: the scans on the threads of the calling process.
 find_package(Threads REQUIRED)
 
-add_library(videossm_scans_cpu SHARED
-    cpu/choose_kernels.cpp cpu/gated_delta.cpp cpu/selective_scan.cpp cpu/threads.cpp)
+# All but the threads, for every library that has the scans on a CPU.
+add_library(videossm_scans_cpu_objects INTERFACE)
+target_sources(videossm_scans_cpu_objects INTERFACE
+    cpu/choose_kernels.cpp cpu/gated_delta.cpp cpu/selective_scan.cpp cpu/thread_limit.cpp
+    $<TARGET_OBJECTS:videossm_scans_common>)
+target_include_directories(videossm_scans_cpu_objects INTERFACE ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(videossm_scans_cpu_objects INTERFACE videossm_scans_interface Threads::Threads)
+
+add_library(videossm_scans_cpu SHARED cpu/threads.cpp)
 target_link_libraries(videossm_scans_cpu PUBLIC videossm_scans_interface
-                      PRIVATE videossm_scans_common videossm_warnings Threads::Threads)
+                      PRIVATE videossm_scans_cpu_objects videossm_warnings)
 # Its threads wait in its code as long as the process lives: it must stay in memory after dlclose.
 target_link_options(videossm_scans_cpu PRIVATE LINKER:-z,nodelete LINKER:-z,defs)
 
@@ -18,12 +25,12 @@ function(videossm_add_kernels set)
         -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi ${ARGN})
     target_include_directories(videossm_kernels_${set} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
     target_link_libraries(videossm_kernels_${set} PRIVATE videossm_scans_interface videossm_warnings)
-    target_link_libraries(videossm_scans_cpu PRIVATE videossm_kernels_${set})
+    target_sources(videossm_scans_cpu_objects INTERFACE $<TARGET_OBJECTS:videossm_kernels_${set}>)
 endfunction()
 
 videossm_add_kernels(generic)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
-    target_compile_definitions(videossm_scans_cpu PRIVATE VIDEOSSM_X86)
+    target_compile_definitions(videossm_scans_cpu_objects INTERFACE VIDEOSSM_X86)
     videossm_add_kernels(avx2 -mavx2 -mfma -mf16c)
     videossm_add_kernels(avx512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
                          -mprefer-vector-width=512)

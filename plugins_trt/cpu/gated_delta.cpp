@@ -57,6 +57,7 @@ VIDEOSSM_EXPORT size_t videossm_gated_delta_workspace(const videossm_gated_delta
     return scan_workspace<GatedDeltaShares>(params);
 }
 
-VIDEOSSM_EXPORT videossm_status videossm_gated_delta_scan(const videossm_gated_delta_params* params, void*) {
-    return scan<GatedDeltaShares>(params);
+VIDEOSSM_EXPORT videossm_status videossm_gated_delta_scan(const videossm_gated_delta_params* params,
+                                                          void* stream) {
+    return scan<GatedDeltaShares>(params, stream);
 }

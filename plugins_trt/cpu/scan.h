@@ -43,7 +43,7 @@ size_t scan_workspace(const Params* params) {
 }
 
 template <class Shares, class Params>
-videossm_status scan(const Params* params) {
+videossm_status scan(const Params* params, void* stream) {
     if (const videossm_status status = check_sizes(params)) {
         return status;
     }
@@ -58,7 +58,7 @@ videossm_status scan(const Params* params) {
     auto run = [&](int64_t item, int thread) {
         shares.run(*params, item, part_of(params->workspace, thread, shares.floats));
     };
-    run_items(shares.items(*params), shares.threads, run);
+    run_items(stream, shares.items(*params), shares.threads, run);
     return VIDEOSSM_OK;
 }
 

@@ -45,6 +45,7 @@ VIDEOSSM_EXPORT size_t videossm_selective_scan_workspace(const videossm_selectiv
     return scan_workspace<SelectiveScanShares>(params);
 }
 
-VIDEOSSM_EXPORT videossm_status videossm_selective_scan(const videossm_selective_scan_params* params, void*) {
-    return scan<SelectiveScanShares>(params);
+VIDEOSSM_EXPORT videossm_status videossm_selective_scan(const videossm_selective_scan_params* params,
+                                                        void* stream) {
+    return scan<SelectiveScanShares>(params, stream);
 }

@@ -6,56 +6,16 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <condition_variable>
-#include <cstdlib>
 #include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
 
-#include "common/checks.h"
-
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#endif
+#include "cpu/job.h"
 
 namespace videossm {
 namespace {
-
-/* A state that decays passes through subnormal numbers, which cost some processors a hundred cycles each.
- * While this lives they are 0 in its thread: an error of 1e-38. */
-class FlushSubnormals {
-public:
-#if defined(__SSE__)
-    FlushSubnormals() : saved(_mm_getcsr()) { _mm_setcsr(saved | FLUSH_TO_ZERO | SUBNORMALS_ARE_ZERO); }
-    ~FlushSubnormals() { _mm_setcsr(saved); }
-
-private:
-    static constexpr unsigned FLUSH_TO_ZERO = 0x8000, SUBNORMALS_ARE_ZERO = 0x0040;
-    unsigned saved;
-#else
-    FlushSubnormals() {}
-#endif
-
-public:
-    FlushSubnormals(const FlushSubnormals&) = delete;
-    FlushSubnormals& operator=(const FlushSubnormals&) = delete;
-};
-
-struct Job {
-    Task task = nullptr;
-    void* context = nullptr;
-    int64_t items = 0;
-    std::atomic<int64_t> next{0};
-
-    void work(int thread) {
-        const FlushSubnormals flush;
-        for (int64_t item = next.fetch_add(1); item < items; item = next.fetch_add(1)) {
-            task(context, item, thread);
-        }
-    }
-};
 
 class Pool {
 public:
@@ -167,27 +127,8 @@ Pool& pool() {
 
 }  // namespace
 
-int thread_limit() {
-    static const int cores = static_cast<int>(std::thread::hardware_concurrency());  // 0 if not known
-    const char* const text = std::getenv("VIDEOSSM_THREADS");
-    if (!text || !*text) {
-        return std::clamp(cores, 1, MAX_THREADS);
-    }
-    char* end = nullptr;
-    const long number = std::strtol(text, &end, 10);
-    if (*end || number < 1 || number > MAX_THREADS) {
-        fail(VIDEOSSM_BAD_ARGUMENT, "VIDEOSSM_THREADS: got %.32s, expected a number from 1 to %d", text,
-             MAX_THREADS);
-        return 0;
-    }
-    return static_cast<int>(number);
-}
-
-void run_items(int64_t items, int threads, Task task, void* context) {
-    Job job;
-    job.task = task;
-    job.context = context;
-    job.items = items;
+void run_items(void*, int64_t items, int threads, Task task, void* context) {
+    Job job(items, task, context);
     if (threads < 2 || items < 2 || !pool().run(job, threads)) {
         job.work(0);
     }

@@ -1,4 +1,4 @@
-/* Threads that wait for work between scans. */
+/* Threads for a scan: the library's own, or those of whatever else calls it. */
 #ifndef VIDEOSSM_CPU_THREADS_H
 #define VIDEOSSM_CPU_THREADS_H
 
@@ -16,18 +16,23 @@ int thread_limit();
 using Task = void (*)(void* context, int64_t item, int thread);
 
 /* Runs all items from 0 to items - 1, the caller's thread taking part, and returns when they are done.
- * `thread` counts from 0 and is below `threads`; two items at work have different ones. Threads are started
- * when they are first needed and kept. A call while another is at work runs on its caller's thread alone, so
- * that there are never more threads at work than the largest limit and one for each further caller. */
-void run_items(int64_t items, int threads, Task task, void* context);
+ * `thread` counts from 0 and is below `threads`; two items at work have different ones. `stream`: what the
+ * entry point was given. Each library has its own one of this function.
+ *
+ * threads.cpp: threads are started when they are first needed and kept, and wait for work between scans. A
+ * call while another is at work runs on its caller's thread alone, so that there are never more threads at
+ * work than the largest limit and one for each further caller.
+ *
+ * custom_ops/threads.cpp: those of ONNX Runtime's session. */
+void run_items(void* stream, int64_t items, int threads, Task task, void* context);
 
 /* The same for work(item, thread). */
 template <class Work>
-void run_items(int64_t items, int threads, Work& work) {
+void run_items(void* stream, int64_t items, int threads, Work& work) {
     const Task task = [](void* of_work, int64_t item, int thread) {
         (*static_cast<Work*>(of_work))(item, thread);
     };
-    run_items(items, threads, task, &work);
+    run_items(stream, items, threads, task, &work);
 }
 
 }  // namespace videossm

@@ -21,6 +21,9 @@ from numpy.typing import DTypeLike
 from videossm.runtime.backends import (
     CONTRIB_OPERATOR,
     CONTRIB_SINCE,
+    NATIVE_DOMAIN,
+    NATIVE_LIBRARY,
+    NATIVE_PATH,
     PROVIDERS,
     Backend,
     Buffer,
@@ -237,6 +240,11 @@ class OnnxRuntimeBackend(Backend):
                 raise BackendError(
                     f"{file.name}: needs ONNX Runtime {CONTRIB_SINCE} or later, got {ort.__version__}; "
                     "upgrade, or export with --lowering standard"
+                ) from error
+            if f"{NATIVE_DOMAIN}:" in why and NATIVE_PATH not in os.environ:
+                raise BackendError(
+                    f"{file.name}: has scans of the lowering native, expected {NATIVE_PATH} to be the path of "
+                    f"{NATIVE_LIBRARY}; build it with make plugins, or export with another --lowering"
                 ) from error
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
         if self._cuda is not None and self._providers[0][0] not in session.get_providers():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from videossm.runtime.backends import NATIVE_LIBRARY, NATIVE_PATH
 from videossm.runtime.backends.processors import Placement
+from videossm.runtime.errors import BackendError
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -40,6 +43,9 @@ def session_options(precision: str, threads: int | None, placement: Placement | 
     uint8 by uint8 are slow with VNNI: a chunk of `shapes` in int8 would take 1.20 times as long.
 
     NO_INT8_FUSIONS: fusions meant for int8 take fp8's pairs too, and make of them what no kernel can run.
+
+    With VIDEOSSM_SCANS in the environment the operators of that library are there, for the lowering `native`. Raises
+    BackendError where it cannot be loaded.
     """
     import onnxruntime as ort
 
@@ -61,6 +67,15 @@ def session_options(precision: str, threads: int | None, placement: Placement | 
         options.add_session_config_entry(EXACT_INT8, "1")
     if precision == "fp8":
         options.add_session_config_entry(NO_INT8_FUSIONS, "1")
+    if library := os.environ.get(NATIVE_PATH):
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:  # onnxruntime has no common base class of its errors
+            why = " ".join(str(error).split())
+            raise BackendError(
+                f"{NATIVE_PATH}: got {library}, which ONNX Runtime cannot load ({why}), expected {NATIVE_LIBRARY} of "
+                "make plugins; change it, or unset it for plans of another lowering than native"
+            ) from error
     return options
 
 

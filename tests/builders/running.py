@@ -1,11 +1,17 @@
-"""Other programs, whose output a failing test shows."""
+"""Other programs, whose output a failing test shows, and folders that several tests build in."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+
+BUILDS = Path(__file__).parents[2] / "build" / "tests"  # of C++, which later runs of the tests find again
 
 
 def run(*command: object, stdin: str | None = None, **environment: str) -> str:
@@ -17,3 +23,12 @@ def run(*command: object, stdin: str | None = None, **environment: str) -> str:
     if done.returncode:
         pytest.fail(f"{command[0]}: got exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Against other processes of the same tests, and other runs of them."""
+    BUILDS.mkdir(parents=True, exist_ok=True)
+    with (BUILDS / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

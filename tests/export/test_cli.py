@@ -88,7 +88,7 @@ def test_dry_run_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
         (["videossm-1.3b"], "checkpoint: got preset videossm-1.3b, which ships no weights"),
         (["test", "--precision", "fp12"], "--precision: got fp12, expected one of fp32, fp16"),
         (["test", "--backend", "openvino"], "--backend: got openvino, expected one of onnxruntime"),
-        (["test", "--lowering", "loops"], "--lowering: got loops, expected one of contrib, standard, plugin"),
+        (["test", "--lowering", "loops"], "--lowering: got loops, expected one of contrib, standard, native, plugin"),
         (["test", "--opset", "12"], "--opset: got 12, expected 23 to 25"),
         (["shapes", "--set", "layers=1"], "layers: got it with a checkpoint's weights"),
         (["test", "--random-weights", "--height", "50"], "height: got 50, expected a multiple of 16"),

@@ -26,8 +26,16 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3}  # relative error in the 
 OPSET = 24
 SCALE = 0.5
 LENGTHS = [1, 7, 48, 193]
-RUNNABLE = ["contrib", "standard"]  # by ONNX Runtime; test_lowering_plugin.py has the numbers of the other
 EXTREME = -69.0  # exp(-69) is 1e-30
+
+
+@pytest.fixture(params=["contrib", "standard", "native"])
+def name(request: pytest.FixtureRequest) -> str:
+    """Of a lowering that ONNX Runtime runs here; test_lowering_plugin.py has the numbers of the other."""
+    lowering: str = request.param
+    if lowering == "native":
+        request.getfixturevalue("native_scans")
+    return lowering
 
 
 class GatedDelta(torch.nn.Module):
@@ -138,7 +146,6 @@ def expected_of_gated_delta(inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
     return gated_delta_reference(*inputs[:5], state, SCALE)
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.parametrize("tokens", LENGTHS)
 def test_gated_delta(tokens: int, name: str) -> None:
     """On usual keys, on neighbouring keys of cosine 0.9, and with some tokens that forget everything."""
@@ -151,7 +158,6 @@ def test_gated_delta(tokens: int, name: str) -> None:
         assert_close(outputs(model, inputs), expected_of_gated_delta(inputs))
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
 def test_split_invariance(name: str) -> None:
     """One graph of 48 tokens = one of 7 and one of 41, neither a multiple of the block, with the state carried."""
     inputs, parts = gated_inputs(48, correlation=0.9), (7, 41)
@@ -167,7 +173,6 @@ def test_split_invariance(name: str) -> None:
     assert_close([torch.cat(pieces, 1), state], (whole.double(), last.double()))
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.parametrize("tokens", [7, 48])
 def test_gated_delta_with_fp16_activations(tokens: int, name: str) -> None:
     inputs = gated_inputs(tokens, torch.float16)
@@ -175,7 +180,6 @@ def test_gated_delta_with_fp16_activations(tokens: int, name: str) -> None:
     assert_close(outputs(model, inputs), expected_of_gated_delta(inputs), torch.float16)
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.parametrize("tokens", LENGTHS)
 def test_selective_scan(tokens: int, name: str) -> None:
     inputs = selective_inputs(tokens)
@@ -257,7 +261,6 @@ def test_other_nodes_and_weights_are_kept(name: str) -> None:
     assert lowered.graph.node[-1].name == "kept", "a node is gone"
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
 def test_unread_final_state(name: str) -> None:
     class OutputOnly(torch.nn.Module):
         def forward(self, *inputs: Tensor) -> Tensor:
@@ -270,7 +273,6 @@ def test_unread_final_state(name: str) -> None:
 
 
 @pytest.mark.parametrize("left_out", [False, True], ids=["unread", "left out"])
-@pytest.mark.parametrize("name", RUNNABLE)
 def test_unread_output(name: str, left_out: bool) -> None:
     class StateOnly(torch.nn.Module):
         def forward(self, *inputs: Tensor) -> Tensor:
@@ -301,7 +303,8 @@ def test_unknown_lowering_is_refused() -> None:
     with pytest.raises(LoweringError) as refused:
         lower(ModelProto(), "plugins")
     assert (
-        str(refused.value) == "lowering: got 'plugins', expected one of standard, contrib, plugin; choose one of those"
+        str(refused.value)
+        == "lowering: got 'plugins', expected one of standard, contrib, native, plugin; choose one of those"
     )
 
 
@@ -327,7 +330,6 @@ def test_shapes_must_be_static(name: str, change: Callable[[ModelProto], None], 
     assert "\n" not in message, message
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.parametrize(("key", "query"), [(0, 0), (1, 0), (0, 1), (1, 1)])
 def test_normalized_in_the_node(key: int, query: int, name: str) -> None:
     """As x / max(|x|, 1e-12) before it: a key of zeros included."""

@@ -283,7 +283,7 @@ def test_state_in_place(kind: str, in_place: bool) -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
-@pytest.mark.parametrize("name", ["contrib", "plugin", "standard"])
+@pytest.mark.parametrize("name", ["contrib", "native", "plugin", "standard"])
 def test_lowered_nodes_are_not_lowered_again(name: str) -> None:
     model = lower(graph("SelectiveScan", left_out=("D",)), "plugin")
     with pytest.raises(LoweringError, match=r"SelectiveScan node 'scan': got has_D, which is for TensorRT alone"):

@@ -213,6 +213,13 @@ def test_the_operator_of_the_lowering_contrib(plan_for, version, fits):
     assert [str(problem) for problem in problems] == ([] if fits else [line])
 
 
+def test_the_lowering_native_is_for_a_cpu(plan_for):
+    assert lines(plan_for("onnxruntime", lowering="native"), with_gpu(), "cuda:0") == [
+        "device: got cuda:0 for a plan of lowering native, expected cpu, which its scans run on; "
+        "leave --device out, or export with another --lowering"
+    ]
+
+
 def test_an_onnxruntime_without_gpus(tiny_plan):
     (line,) = lines(tiny_plan, machine(providers=("CPUExecutionProvider",)), "cuda:0")
     assert line.startswith("onnxruntime: got one with CPUExecutionProvider, expected one of CUDAExecutionProvider, ")

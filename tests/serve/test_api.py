@@ -25,7 +25,7 @@ def until(condition, timeout_s=30.0):
 
 
 def watched(server, stream, frames):
-    """The first `frames` of its MP4, decoded."""
+    """The first `frames` of its MP4, decoded. Then nobody watches it, and its last chunk is done."""
     content = bytearray()
     with server.ask("GET", f"/api/streams/{stream['id']}/video.mp4", stream=True) as answer:
         assert answer.headers["content-type"] == "video/mp4"
@@ -33,6 +33,8 @@ def watched(server, stream, frames):
             content += part
             if content.count(b"moof") > frames:
                 break
+    until(lambda: info(server, stream)["viewers"] == 0)
+    server.ask("GET", f"/api/streams/{stream['id']}/state")  # waits for the chunk in hand
     found = []
     with av.open(io.BytesIO(bytes(content[: content.rindex(b"moof") - 4]))) as file:
         for frame in file.decode(video=0):

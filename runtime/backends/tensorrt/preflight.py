@@ -41,7 +41,11 @@ def check_build(
     if problem is not None:
         problems.append(problem)
     if lowering not in LOWERINGS[backend]:
-        why = {"plugin": ", which takes no plugins", "contrib": ", whose parser lacks LinearAttention"}
+        why = {
+            "plugin": ", which takes no plugins",
+            "contrib": ", whose parser lacks LinearAttention",
+            "native": ", which is ONNX Runtime's",
+        }
         got = f"{lowering} for {backend}{why.get(lowering, '')}"
         problems.append(Problem("lowering", got, "standard", "export with --lowering standard"))
     check = _check_rtx if backend == "tensorrt-rtx" else _check_tensorrt

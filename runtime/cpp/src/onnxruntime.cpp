@@ -6,6 +6,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "backend.h"
 #include "error.h"
@@ -77,6 +78,15 @@ Ort::SessionOptions session_options(const std::string& precision, int threads, c
     }
     if (precision == "fp8") {
         options.AddConfigEntry("session.disable_quant_qdq", "1");
+    }
+    if (const char* const library = std::getenv("VIDEOSSM_SCANS"); library && *library) {
+        try {
+            options.RegisterCustomOpsLibrary(path_of(library).c_str());
+        } catch (const Ort::Exception& error) {
+            throw backend_error(std::string("VIDEOSSM_SCANS: got ") + library + ", which ONNX Runtime cannot load (" +
+                                shown(error.what()) + "), expected libvideossm_onnxruntime of make plugins; change it, or "
+                                "unset it for plans of another lowering than native");
+        }
     }
     return options;
 }
@@ -199,8 +209,11 @@ public:
             check_tensors(name + ": outputs", tensor_texts(spec.outputs), outputs);
             return engine;
         } catch (const Ort::Exception& error) {
-            throw backend_error(name + ": ONNX Runtime " + library().GetVersionString() + " cannot load it (" +
-                                shown(error.what()) + "); export the plan again");
+            const std::string why = error.what();
+            const bool lacks_scans = why.find("videossm:") != std::string::npos;
+            throw backend_error(name + ": ONNX Runtime " + library().GetVersionString() + " cannot load it (" + shown(why) +
+                                "); " + (lacks_scans ? "set VIDEOSSM_SCANS to the path of libvideossm_onnxruntime, which "
+                                                       "make plugins builds" : "export the plan again"));
         }
     }
 

@@ -126,7 +126,7 @@ def test_a_dry_run_asks_the_parser_and_for_room(
         ((*RTX, "--plugins", "x.so"), "--plugins: got it with tensorrt-rtx, expected --backend tensorrt; leave it out"),
         ((*RTX, "--strip-weights"), "--strip-weights: got it without a GPU, expected one"),
         (("--gpu-arch", "sm_89"), "--gpu-arch: got it with onnxruntime, expected --backend tensorrt-rtx; leave it"),
-        (("--lowering", "plugin"), "--lowering: got plugin with onnxruntime, expected contrib or standard"),
+        (("--lowering", "plugin"), "--lowering: got plugin with onnxruntime, expected contrib, standard or native"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from running import run
+from running import BUILDS, locked, run
 from videossm_c import Library
 
 from videossm.models.family import FAMILIES, known_family
@@ -22,31 +18,7 @@ from videossm.runtime import Plan
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "runtime" / "cpp"
-BUILDS = ROOT / "build" / "tests" / "cpp"
 Shared = Callable[[str, Callable[[Path], object]], Path]
-
-
-@contextlib.contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Against other processes of the same tests."""
-    BUILDS.mkdir(parents=True, exist_ok=True)
-    with (BUILDS / f"{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@pytest.fixture(scope="session")
-def onnxruntime_root() -> Path:
-    """With include/ and lib/, as `make cpp` sets it up; skips where it cannot."""
-    if shutil.which("cmake") is None or not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        pytest.skip("the library is not built: got no C++ compiler or no cmake")
-    folder = ROOT / "build" / "onnxruntime"
-    with locked("onnxruntime"):
-        command = ["sh", SOURCE / "onnxruntime.sh", folder, sys.executable]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no ONNX Runtime to build with: {done.stderr.strip()}")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +26,8 @@ def build(onnxruntime_root: Path) -> Callable[..., Path]:
     """`build("name", "-DOPTION=..", ..)`: builds runtime/cpp with these options, in a folder of that name."""
 
     def make(name: str, *options: str) -> Path:
-        folder = BUILDS / name
-        with locked(name):
+        folder = BUILDS / "cpp" / name
+        with locked(f"cpp-{name}"):
             run("cmake", "-S", SOURCE, "-B", folder, f"-DONNXRUNTIME_ROOT={onnxruntime_root}", *options)
             run("cmake", "--build", folder)
         return folder

@@ -83,6 +83,25 @@ def test_more_threads(library: Library, exported_plan: Callable[..., Plan], thre
         assert np.array_equal(other.frames(), next(mine).frames)
 
 
+@pytest.mark.usefixtures("native_scans")
+def test_the_lowering_native(library: Library, small_plan_in: Callable[..., Plan]) -> None:
+    plan = small_plan_in("native")
+    mine, other = python(plan), CRollout.create(c_plan(library, plan), prompts(plan, FIRST), [5])
+    for _ in range(12):
+        assert np.array_equal(other.frames(), next(mine).frames)
+
+
+@pytest.mark.parametrize(
+    ("scans", "why"), [("", "; set VIDEOSSM_SCANS to the path of libvideossm_onnxruntime, which"), ("/nowhere.so", r"^VIDEOSSM_SCANS: got /nowhere")]
+)
+def test_the_lowering_native_without_its_library(
+    library: Library, small_plan_in: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, scans: str, why: str
+) -> None:
+    monkeypatch.setenv("VIDEOSSM_SCANS", scans)
+    with pytest.raises(CError, match=why):
+        c_plan(library, small_plan_in("native"))
+
+
 def test_the_scenario(built: Path, plan: Plan, tmp_path: Path) -> None:
     """Fork, saved state and snapshot side by side in three threads, a cancel from another: in scenario.cpp."""
     if plan.manifest.stream.chunks:

@@ -1,0 +1,36 @@
+/* The scans as kernels of ONNX Runtime: inputs and attributes are those of export/schemas.py. */
+#ifndef VIDEOSSM_CUSTOM_OPS_KERNELS_H
+#define VIDEOSSM_CUSTOM_OPS_KERNELS_H
+
+#include "custom_ops/api.h"
+
+namespace videossm {
+
+class GatedDeltaKernel {
+public:
+    static constexpr const char* NAME = "GatedDeltaScan";
+    static constexpr size_t INPUTS = 6, REQUIRED = 6, LIKE[] = {2, 5};
+
+    explicit GatedDeltaKernel(const OrtKernelInfo* info);
+    void compute(OrtKernelContext* context) const;
+
+private:
+    float scale;
+    int32_t normalize_key, normalize_query;
+};
+
+class SelectiveScanKernel {
+public:
+    static constexpr const char* NAME = "SelectiveScan";
+    static constexpr size_t INPUTS = 9, REQUIRED = 6, LIKE[] = {0, 5};
+
+    explicit SelectiveScanKernel(const OrtKernelInfo* info);
+    void compute(OrtKernelContext* context) const;
+
+private:
+    int32_t delta_softplus;
+};
+
+}  // namespace videossm
+
+#endif

@@ -1,0 +1,160 @@
+"""Scans that do not wait for each other are one, with the heads of all; the numbers stay."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from videossm.export.lowering import lower
+from videossm.export.lowering.batched_heads import batch_heads
+from videossm.export.schemas import DOMAIN, GATED_DELTA_SCAN
+from videossm.runtime.backends.session import session_options
+
+BATCH, TOKENS, HEADS, KEY, VALUE = 2, 5, 3, 4, 6
+SHAPES = {
+    "query": (BATCH, TOKENS, HEADS, KEY),
+    "key": (BATCH, TOKENS, HEADS, KEY),
+    "value": (BATCH, TOKENS, HEADS, VALUE),
+    "decay": (BATCH, TOKENS, HEADS),
+    "beta": (BATCH, TOKENS, HEADS),
+    "state": (BATCH, HEADS, KEY, VALUE),
+}
+CUT = ("query", "key", "value")  # into heads, by a Reshape
+
+
+def graph(
+    layers: int, chained: bool = False, packed_as: tuple[int, ...] | None = None, scale: float = 0.5
+) -> ModelProto:
+    """`layers` scans on inputs [B, T, H * d]; `chained`: each from the state that the one before leaves.
+
+    `packed_as`: the shape of the first key before it is cut, which Reshape makes as good a use of.
+    """
+    inputs, outputs, nodes, sizes = [], [], [], []
+    for layer in range(layers):
+        names = {}
+        for kind, shape in SHAPES.items():
+            names[kind] = f"{kind}.{layer}"
+            if kind == "state" and chained and layer:
+                names[kind] = f"last.{layer - 1}"
+                continue
+            packed = (*shape[:2], shape[2] * shape[3]) if kind in CUT else shape
+            packed = packed_as if packed_as and kind == "key" and not layer else packed
+            inputs.append(helper.make_tensor_value_info(names[kind], TensorProto.FLOAT, packed))
+            if kind in CUT:
+                sizes.append(helper.make_tensor(f"sizes.{kind}.{layer}", TensorProto.INT64, [4], shape))
+                cut = f"{names[kind]}.cut"
+                nodes.append(helper.make_node("Reshape", [names[kind], sizes[-1].name], [cut], name=cut))
+                names[kind] = cut
+        made = [f"output.{layer}", f"last.{layer}"]
+        scan = helper.make_node(
+            GATED_DELTA_SCAN,
+            list(names.values()),
+            made,
+            name=f"scan.{layer}",
+            domain=DOMAIN,
+            scale=scale,
+            normalize_key=1,
+        )
+        nodes.append(scan)
+        outputs += [
+            helper.make_tensor_value_info(made[0], TensorProto.FLOAT, SHAPES["value"]),
+            helper.make_tensor_value_info(made[1], TensorProto.FLOAT, SHAPES["state"]),
+        ]
+    whole = helper.make_graph(nodes, "scans", inputs, outputs, sizes)
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
+    return onnx.shape_inference.infer_shapes(helper.make_model(whole, opset_imports=opsets, ir_version=10))
+
+
+def scans(model: ModelProto) -> list[NodeProto]:
+    return [node for node in model.graph.node if node.op_type == GATED_DELTA_SCAN]
+
+
+def run(model: ModelProto) -> dict[str, np.ndarray]:
+    session = ort.InferenceSession(
+        model.SerializeToString(), session_options("fp32", 1), providers=["CPUExecutionProvider"]
+    )
+    chance = np.random.default_rng(0)
+    given = {}
+    for value in session.get_inputs():
+        drawn = chance.standard_normal(value.shape, dtype=np.float32)
+        given[value.name] = -np.abs(drawn) if value.name.startswith("decay") else drawn
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+@pytest.mark.usefixtures("native_scans")
+@pytest.mark.parametrize(
+    "model",
+    [graph(3), graph(3, chained=True), graph(2, packed_as=(TOKENS, BATCH, HEADS * KEY))],
+    ids=["apart", "chained", "odd"],
+)
+def test_the_numbers_are_those_of_each_alone(model: ModelProto) -> None:
+    batched = ModelProto()
+    batched.CopyFrom(model)
+    batch_heads(batched)
+    onnx.checker.check_model(batched, full_check=True)
+    alone, together = run(model), run(batched)
+    assert alone.keys() == together.keys()
+    for name, value in alone.items():
+        np.testing.assert_allclose(together[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_layers_are_joined_before_they_are_cut_into_heads() -> None:
+    model = graph(3)
+    batch_heads(model)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert kinds == {GATED_DELTA_SCAN: 1, "Concat": 6, "Reshape": 3, "Split": 2}
+    (scan,) = scans(model)
+    assert {a.name: helper.get_attribute_value(a) for a in scan.attribute} == {"scale": 0.5, "normalize_key": 1}
+
+
+def test_a_key_that_is_its_query_is_joined_once() -> None:
+    model = graph(3)
+    for scan in scans(model):
+        scan.input[0] = scan.input[1]
+    batch_heads(model)
+    assert Counter(node.op_type for node in model.graph.node)["Concat"] == 5
+
+
+def test_what_is_cut_otherwise_is_joined_afterwards() -> None:
+    model = graph(2, packed_as=(TOKENS, BATCH, HEADS * KEY))
+    batch_heads(model)
+    assert Counter(node.op_type for node in model.graph.node)["Reshape"] == 2 + 2  # keys apart; queries, values joined
+
+
+def _chained(model: ModelProto) -> ModelProto:
+    return graph(2, chained=True)
+
+
+def _another_scale(model: ModelProto) -> ModelProto:
+    next(a for a in scans(model)[0].attribute if a.name == "scale").f = 0.25
+    return model
+
+
+def _unread(model: ModelProto) -> ModelProto:
+    del model.graph.output[0]
+    return model
+
+
+def _with_a_body(model: ModelProto) -> ModelProto:
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.append(helper.make_node("If", ["decay.0"], ["chosen"], then_branch=body, else_branch=body))
+    return model
+
+
+@pytest.mark.parametrize("change", [_chained, _another_scale, _unread, _with_a_body])
+def test_scans_that_do_not_agree_stay_apart(change) -> None:
+    model = change(graph(2))
+    before = list(model.graph.node)
+    batch_heads(model)
+    assert list(model.graph.node) == before
+
+
+@pytest.mark.parametrize(("lowering", "count"), [("native", 3), ("plugin", 1)])
+def test_which_lowerings_join(lowering: str, count: int) -> None:
+    assert len(scans(lower(graph(3), lowering))) == count
