@@ -11,7 +11,7 @@ START := $(shell date +%s)
 TIMED = trap 'echo "make $@: $$(($$(date +%s) - $(START))) s"' EXIT; set -e
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install libraries browsers demo test test-all lint ruff types bench bench-quantization bench-serve bench-batch plugins cpp cpp-dist fuzz \
+.PHONY: help install libraries browsers demo test test-all lint ruff types bench bench-quantization bench-serve bench-batch plugins native cpp cpp-dist fuzz \
         wheel pythons clean
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-quantization   what int8 and fp8 gain and cost: out/quantization-*.md and .json; an hour"
 	@echo "make bench-serve, make bench-batch   what serving costs, and how a batch scales: out/serve.json, out/batch.json"
 	@echo "make plugins the scans in C++ and, where their tools are found, for ONNX Runtime, in CUDA and for TensorRT: build/plugins"
+	@echo "make native  of these the operators for ONNX Runtime on a CPU: build/plugins/libvideossm_onnxruntime.so"
 	@echo "make cpp     the runtime as a C and C++ library, with its examples: build/cpp"
 	@echo "make cpp-dist   the same as it is installed: dist/videossm-cpp-*.tar.gz"
 	@echo "make fuzz    fuzzes what reads files in C++, with clang; FUZZ_SECONDS=600 each"
@@ -114,9 +115,11 @@ build/onnxruntime: install
 	@sh runtime/cpp/onnxruntime.sh $@ $(BIN)/python || echo "left out: what is built for ONNX Runtime"
 
 # Says at its end what it left out, and why.
-plugins: $(ONNXRUNTIME_ROOT)
+plugins: PLUGINS := all
+native: PLUGINS := videossm_onnxruntime
+plugins native: $(ONNXRUNTIME_ROOT)
 	cmake -S plugins_trt -B build/plugins -DCMAKE_BUILD_TYPE=Release $(ROOTS)
-	cmake --build build/plugins --parallel $(CORES)
+	cmake --build build/plugins --target $(PLUGINS) --parallel $(CORES)
 
 cpp: $(ONNXRUNTIME_ROOT)
 	$(CPP) -B build/cpp

@@ -1,8 +1,9 @@
-"""The scans on the CPU, beside ONNX Runtime in the same run: `python benchmarks/scans_cpu.py LIBRARY`.
+"""The scans on the CPU, beside ONNX Runtime in the same run: `python benchmarks/scans_cpu.py FOLDER`.
 
-LIBRARY: libvideossm_scans_cpu.so, as `make plugins` builds it. The gated delta rule takes turns with ONNX Runtime's
-`com.microsoft.LinearAttention`, call by call with the same number of threads, after their results were compared. For
-the selective scan ONNX Runtime has no operator: its time stands alone. Writes Markdown and JSON.
+FOLDER: build/plugins, where `make plugins` puts libvideossm_scans_cpu and libvideossm_onnxruntime. The memory engine of
+a plan is timed by lowering. The gated delta rule takes turns with ONNX Runtime's `com.microsoft.LinearAttention`, call
+by call with the same number of threads, after their results were compared. For the selective scan ONNX Runtime has no
+operator: its time stands alone. Writes Markdown and JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
+import memory_engine
 import numpy as np
 import onnxruntime
 from machine import add_outputs, introduction, measured_on, table, write
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from videossm.plugins_trt import GatedDeltaParams, ScanLibrary, SelectiveScanParams
+from videossm.runtime.backends import NATIVE_LIBRARY, NATIVE_PATH
 from videossm.runtime.backends.session import session_options
 
 Arrays = dict[str, NDArray[Any]]
@@ -30,7 +33,7 @@ PAUSE_S = 0.1  # between calls: threads that still wait for more work would take
 GATED_SHAPES = {  # tokens, heads, key and value dimension
     "one frame of videossm-1.3b": (1560, 12, 128),
     "a chunk of videossm-1.3b": (4680, 12, 128),
-    "a chunk of shapes": (192, 4, 32),
+    "a chunk of shapes": (192, 6, 32),
 }
 BAR = {"tokens": 1560, "heads": 12, "dim": 128}  # where ours is to be faster than ONNX Runtime's operator
 GATED_FIGURES = {
@@ -40,6 +43,11 @@ GATED_FIGURES = {
     "speedup": "speedup",
     "speedup_of_fastest": "of the fastest calls",
 }
+MEMORIES = {  # layers, tokens, heads, dimension
+    "shapes": (6, 192, 6, 32),
+    "two layers of videossm-1.3b": (2, 4680, 12, 128),
+}
+OVER_NATIVE = [f"{name} / native" for name in memory_engine.LOWERINGS[1:]]
 SELECTIVE_SHAPES = {  # channels, tokens, states
     "Mamba of width 1536": (3072, 1560, 16),
     "long": (256, 16384, 16),
@@ -50,16 +58,20 @@ SELECTIVE_SHAPES = {  # channels, tokens, states
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", type=Path)
+    parser.add_argument("folder", type=Path)
     cores = os.cpu_count() or 1
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}), help=f"1 and {cores}")
     parser.add_argument("--calls", type=int, default=30, help="of each, timed; 30")
     add_outputs(parser)
     args = parser.parse_args()
-    library = ScanLibrary(args.library)
-    result = measured_on() | {"calls": args.calls, "gated_delta": [], "selective_scan": []}
+    library = ScanLibrary(args.folder / "libvideossm_scans_cpu.so")
+    os.environ[NATIVE_PATH] = str(args.folder / f"{NATIVE_LIBRARY}.so")
+    result = measured_on() | {"calls": args.calls, "memory": [], "gated_delta": [], "selective_scan": []}
     for threads in args.threads:
         os.environ["VIDEOSSM_THREADS"] = str(threads)
+        for name, engine in MEMORIES.items():
+            figures = memory(*engine, threads, args.calls)
+            result["memory"].append({"name": name, "threads": threads, **figures})
         for name, sizes in GATED_SHAPES.items():
             figures = gated_delta(library, *sizes, threads, args.calls)
             result["gated_delta"].append({"name": name, "threads": threads, **figures})
@@ -67,6 +79,18 @@ def main() -> None:
             figures = selective_scan(library, *sizes, args.calls)
             result["selective_scan"].append({"name": name, "threads": threads, **figures})
     write(result, markdown(result), args.out, args.json_out)
+
+
+def memory(layers: int, tokens: int, heads: int, dim: int, threads: int, calls: int) -> dict[str, Any]:
+    """Medians of the lowerings, and what `native` gains over each of the others."""
+    runs = memory_engine.runs(layers, tokens, heads, dim, threads)
+    results = {name: run() for name, run in runs.items()}
+    for name, result in results.items():
+        for actual, expected in zip(result, results["contrib"], strict=True):
+            require_same(name, actual, expected)
+    times = clocked(runs, calls)
+    gains = {f"over_{name}": times[f"{name}_ms"] / times["native_ms"] for name in memory_engine.LOWERINGS}
+    return {"layers": layers, "tokens": tokens, "heads": heads, "dim": dim, **times, **gains}
 
 
 def gated_delta(library: ScanLibrary, tokens: int, heads: int, dim: int, threads: int, calls: int) -> dict[str, Any]:
@@ -104,9 +128,7 @@ def gated_delta(library: ScanLibrary, tokens: int, heads: int, dim: int, threads
         return session.run(None, packed)
 
     ours()
-    errors = [relative_error(a.ravel(), b.ravel()) for a, b in zip((output, state), theirs(), strict=True)]
-    if max(errors) > ERROR:
-        raise SystemExit(f"results: got a relative difference of {max(errors):.1e}, expected at most {ERROR:.0e}")
+    errors = [require_same("results", a.ravel(), b.ravel()) for a, b in zip((output, state), theirs(), strict=True)]
     runs = {"ours": ours, "ours_without_output": ours_without_output, "onnxruntime": theirs}
     times = clocked(runs, calls)
     ratios = {
@@ -179,8 +201,12 @@ def clocked(runs: Mapping[str, Callable[[], object]], calls: int) -> dict[str, f
     return medians | {f"{name}_min_ms": min(taken) for name, taken in times.items()}
 
 
-def relative_error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+def require_same(what: str, actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """The relative error, which is small."""
+    error = float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+    if error > ERROR:
+        raise SystemExit(f"{what}: got a relative difference of {error:.1e}, expected at most {ERROR:.0e}")
+    return error
 
 
 def gated_text(rows: list[dict[str, Any]]) -> str:
@@ -209,6 +235,15 @@ def markdown(result: dict[str, Any]) -> str:
         ]
         for row in result["gated_delta"]
     ]
+    memories = [
+        [
+            f"{row['name']}: {row['layers']} layers, {row['tokens']} tokens, {row['heads']} heads of {row['dim']}",
+            str(row["threads"]),
+            *(f"{row[f'{name}_ms']:.2f}" for name in memory_engine.LOWERINGS),
+            *(f"{row[f'over_{name}']:.2f}" for name in memory_engine.LOWERINGS[1:]),
+        ]
+        for row in result["memory"]
+    ]
     selective = [
         [
             f"{row['name']}: {row['channels']} channels, {row['tokens']} tokens, {row['states']} states",
@@ -220,6 +255,9 @@ def markdown(result: dict[str, Any]) -> str:
         [
             "# The scans on a CPU",
             f"{introduction(result, 'scans_cpu.py')} fp32, median of {result['calls']} calls.",
+            "The memory engine, which takes a chunk into the memories of all layers, by the plan's lowering, in turn. "
+            "`native` is [this project's library](plugins.md#onnx-runtime-on-a-cpu).",
+            table(["memory engine, ms", "threads", *memory_engine.LOWERINGS, *OVER_NATIVE], memories),
             gated_text(result["gated_delta"]),
             table(["gated delta rule, ms", "threads", *GATED_FIGURES.values()], gated),
             table(["selective scan", "threads", "ms", "state updates a ns"], selective),

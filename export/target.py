@@ -80,7 +80,7 @@ class ExportTarget:
             if lowering == "native" and not os.environ.get(NATIVE_PATH):
                 raise UserError(
                     f"--lowering: got native without {NATIVE_PATH} in the environment, expected the path of "
-                    f"{NATIVE_LIBRARY} there; make plugins"
+                    f"{NATIVE_LIBRARY} there; make native"
                 )
             return
         require_none(check_build(self.backend, self.precision, self.building.gpu_arch, lowering, machine))

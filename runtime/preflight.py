@@ -107,7 +107,7 @@ def _on_cpu(manifest: Manifest, machine: Machine) -> Iterator[Problem]:
     yield from _contrib(manifest, machine)
     if manifest.lowering == "native" and not os.environ.get(NATIVE_PATH):
         expected = f"the path of {NATIVE_LIBRARY} for a plan of lowering native"
-        yield Problem(NATIVE_PATH, "none", expected, "make plugins, or export with another --lowering")
+        yield Problem(NATIVE_PATH, "none", expected, "make native, or export with another --lowering")
     if any(tensor.dtype == "bfloat16" for tensor in manifest.tensors()):
         yield Problem(
             "device",

@@ -5,8 +5,8 @@
                 Concat(beta_0, .., beta_n), Concat(state_0, .., state_n)))              of n H heads
 
 A scan is a chain of steps, one behind the other: on a GPU, and with standard operators anywhere, the chains of all
-layers of a memory take the time of one. Lowerings for a CPU alone do without, as its cores are busy with one layer's
-heads, and joining the tensors costs.
+layers of a memory take the time of one. A CPU has cores for one layer's heads, and pays for joining the tensors: its
+own lowering does without, and `contrib`, which runs on both, has large scans batched alone.
 
 Constraints: static shapes; scans agree in attributes, types, shapes and in which outputs are read; as many scans lie
 before each of them, so that none depends on another; no node has a graph inside, which might read what a scan makes.
@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from math import prod
+from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
@@ -24,16 +25,23 @@ from videossm.export.lowering.graph import ScanNode, TensorType, find_scans
 from videossm.export.schemas import DOMAIN, GATED_DELTA_SCAN
 
 INPUT_AXES = {"query": 2, "key": 2, "value": 2, "decay": 2, "beta": 2, "state": 1}  # of the heads
-OUTPUT_AXES = (2, 1)
+VALUE, STATE = 2, 5
+OUTPUTS = (VALUE, STATE)  # the inputs that output and last_state are like
 
 
-def batch_heads(model: ModelProto) -> None:
-    """Batches every group of two scans or more, in `model` itself. Raises LoweringError for a scan without shapes."""
+def batch_heads(model: ModelProto, least_values: int = 0) -> None:
+    """Batches every group of two scans or more, in `model` itself. Raises LoweringError for a scan without shapes.
+
+    `least_values`: numbers in the values of a scan, below which it stays apart.
+    """
     if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
         return
     before = _scans_before(model)
     groups: dict[tuple[object, ...], list[ScanNode]] = defaultdict(list)
     for scan in find_scans(model, [GATED_DELTA_SCAN]):
+        value = scan.inputs[VALUE]
+        if value is None or prod(value.shape) < least_values:
+            continue
         attributes = tuple(scan.attributes().items())
         groups[before[scan.node.output[-1]], attributes, scan.inputs, scan.wanted].append(scan)
     for scans in groups.values():
@@ -58,7 +66,7 @@ class _Batch:
         self._model, self._scans = model, scans
         self._prefix = f"{scans[0].prefix}batched."
         self._made_by = {name: node for node in model.graph.node for name in node.output}
-        self._shapes = {
+        self._sizes = {
             value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
             for values in (model.graph.input, model.graph.value_info)
             for value in values
@@ -69,17 +77,15 @@ class _Batch:
     def write(self) -> None:
         scans, graph = self._scans, self._model.graph
         first = scans[0].node
-        inputs = []
-        for place, (label, axis) in enumerate(INPUT_AXES.items()):
-            kind = scans[0].inputs[place]
-            assert kind is not None, f"{label}: no input of this scan is optional"
-            inputs.append(self._join([scan.node.input[place] for scan in scans], label, axis, kind))
+        inputs = [self._join(place, label) for place, label in enumerate(INPUT_AXES)]
         outputs = [f"{self._prefix}output{place}" if wanted else "" for place, wanted in enumerate(scans[0].wanted)]
         batched = self._add(GATED_DELTA_SCAN, inputs, outputs, domain=DOMAIN)
         batched.attribute.extend(first.attribute)
         batched.metadata_props.extend(first.metadata_props)
-        for place, axis in enumerate(OUTPUT_AXES):
+        for place, like in enumerate(OUTPUTS):
             if outputs[place]:
+                kind, axis, whole = self._whole(like)
+                self._describe(outputs[place], kind.element, whole)
                 parts = [scan.node.output[place] for scan in scans]
                 self._add("Split", [outputs[place]], parts, axis=axis, num_outputs=len(scans))
         old = {scan.node.output[-1] for scan in scans}
@@ -91,28 +97,39 @@ class _Batch:
         del graph.node[:]
         graph.node.extend(node for node in ordered if not left.intersection(node.output))
 
-    def _join(self, names: list[str], label: str, axis: int, kind: TensorType) -> str:
-        """`names` side by side along `axis`: before a Reshape cuts them into heads, where one does."""
+    def _whole(self, place: int) -> tuple[TensorType, int, list[int]]:
+        """Of an input: the type of one scan's, the axis of its heads, and the shape of all scans' together."""
+        kind, axis = self._scans[0].inputs[place], list(INPUT_AXES.values())[place]
+        assert kind is not None, "no input of this scan is optional"
+        count = len(self._scans)
+        return kind, axis, [size * (count if each == axis else 1) for each, size in enumerate(kind.shape)]
+
+    def _join(self, place: int, label: str) -> str:
+        """The scans' inputs side by side: before a Reshape cuts them into heads, where one does."""
+        names = [scan.node.input[place] for scan in self._scans]
         if tuple(names) in self._joined:
             return self._joined[tuple(names)]
-        whole = [size * (len(names) if place == axis else 1) for place, size in enumerate(kind.shape)]
-        made = [self._made_by[name] for name in names if name in self._made_by]
+        kind, axis, whole = self._whole(place)
         uncut = (*kind.shape[:axis], prod(kind.shape[axis:]))
-        packed = [
-            node.input[0] for node in made if node.op_type == "Reshape" and self._shapes.get(node.input[0]) == uncut
-        ]
+        cuts = [self._made_by[name] for name in names if name in self._made_by]
+        packed = [cut.input[0] for cut in cuts if cut.op_type == "Reshape" and self._sizes.get(cut.input[0]) == uncut]
+        joined = self._prefix + label
         if len(packed) < len(names):
-            (joined,) = self._add("Concat", names, [self._prefix + label], axis=axis).output
+            self._add("Concat", names, [joined], axis=axis)
         else:
-            (flat,) = self._add("Concat", packed, [f"{self._prefix}{label}_packed"], axis=axis).output
-            sizes = f"{self._prefix}{label}_shape"
+            flat, sizes = f"{joined}_packed", f"{joined}_shape"
+            self._add("Concat", packed, [flat], axis=axis)
+            self._describe(flat, kind.element, [*uncut[:-1], uncut[-1] * len(names)])
             self._model.graph.initializer.append(helper.make_tensor(sizes, TensorProto.INT64, [len(whole)], whole))
-            (joined,) = self._add("Reshape", [flat, sizes], [self._prefix + label]).output
-        self._model.graph.value_info.append(helper.make_tensor_value_info(joined, kind.element, whole))
+            self._add("Reshape", [flat, sizes], [joined])
+        self._describe(joined, kind.element, whole)
         self._joined[tuple(names)] = joined
         return joined
 
-    def _add(self, kind: str, inputs: Iterable[str], outputs: Sequence[str], **attributes: object) -> NodeProto:
+    def _describe(self, name: str, element: int, shape: list[int]) -> None:
+        self._model.graph.value_info.append(helper.make_tensor_value_info(name, element, shape))
+
+    def _add(self, kind: str, inputs: Iterable[str], outputs: Sequence[str], **attributes: Any) -> NodeProto:
         name = next(filter(None, outputs))
         self._nodes.append(helper.make_node(kind, list(inputs), list(outputs), name=name, **attributes))
         return self._nodes[-1]

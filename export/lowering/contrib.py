@@ -29,11 +29,14 @@ from videossm.export.schemas import GATED_DELTA_SCAN, NORM_MIN
 
 CONTRIB_DOMAIN = "com.microsoft"
 CONTRIB_VERSION = 1
+# Of scans that become one. On a CPU of two cores six layers of 37 thousand values each took 1.3 times as long as one
+# node as they did apart; two layers of 7 million took the same.
+LEAST_VALUES = 1 << 20
 
 
 def lower_contrib(model: ModelProto) -> ModelProto:
     """Replaces every scan in `model` itself, and returns it. Raises LoweringError naming a node that cannot be."""
-    batch_heads(model)
+    batch_heads(model, LEAST_VALUES)
     found = any(node.op_type == GATED_DELTA_SCAN for node in model.graph.node)
 
     def replacement(scan: ScanNode) -> list[NodeProto]:

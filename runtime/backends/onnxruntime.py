@@ -244,7 +244,7 @@ class OnnxRuntimeBackend(Backend):
             if f"{NATIVE_DOMAIN}:" in why and NATIVE_PATH not in os.environ:
                 raise BackendError(
                     f"{file.name}: has scans of the lowering native, expected {NATIVE_PATH} to be the path of "
-                    f"{NATIVE_LIBRARY}; build it with make plugins, or export with another --lowering"
+                    f"{NATIVE_LIBRARY}; build it with make native, or export with another --lowering"
                 ) from error
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error
         if self._cuda is not None and self._providers[0][0] not in session.get_providers():

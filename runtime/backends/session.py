@@ -74,7 +74,7 @@ def session_options(precision: str, threads: int | None, placement: Placement | 
             why = " ".join(str(error).split())
             raise BackendError(
                 f"{NATIVE_PATH}: got {library}, which ONNX Runtime cannot load ({why}), expected {NATIVE_LIBRARY} of "
-                "make plugins; change it, or unset it for plans of another lowering than native"
+                "make native; change it, or unset it for plans of another lowering than native"
             ) from error
     return options
 

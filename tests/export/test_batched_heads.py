@@ -109,6 +109,8 @@ def test_layers_are_joined_before_they_are_cut_into_heads() -> None:
     batch_heads(model)
     kinds = Counter(node.op_type for node in model.graph.node)
     assert kinds == {GATED_DELTA_SCAN: 1, "Concat": 6, "Reshape": 3, "Split": 2}
+    described = {value.name for value in model.graph.value_info} | {value.name for value in model.graph.output}
+    assert all(name in described for node in model.graph.node for name in node.output), "each has a shape"
     (scan,) = scans(model)
     assert {a.name: helper.get_attribute_value(a) for a in scan.attribute} == {"scale": 0.5, "normalize_key": 1}
 

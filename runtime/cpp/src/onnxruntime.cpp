@@ -84,7 +84,7 @@ Ort::SessionOptions session_options(const std::string& precision, int threads, c
             options.RegisterCustomOpsLibrary(path_of(library).c_str());
         } catch (const Ort::Exception& error) {
             throw backend_error(std::string("VIDEOSSM_SCANS: got ") + library + ", which ONNX Runtime cannot load (" +
-                                shown(error.what()) + "), expected libvideossm_onnxruntime of make plugins; change it, or "
+                                shown(error.what()) + "), expected libvideossm_onnxruntime of make native; change it, or "
                                 "unset it for plans of another lowering than native");
         }
     }
@@ -213,7 +213,7 @@ public:
             const bool lacks_scans = why.find("videossm:") != std::string::npos;
             throw backend_error(name + ": ONNX Runtime " + library().GetVersionString() + " cannot load it (" + shown(why) +
                                 "); " + (lacks_scans ? "set VIDEOSSM_SCANS to the path of libvideossm_onnxruntime, which "
-                                                       "make plugins builds" : "export the plan again"));
+                                                       "make native builds" : "export the plan again"));
         }
     }
 

@@ -71,7 +71,7 @@ def test_without_the_library(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Non
     (problem,) = check_run(plan, probe_machine(["onnxruntime"]))
     assert str(problem) == (
         "VIDEOSSM_SCANS: got none, expected the path of libvideossm_onnxruntime for a plan of lowering native; "
-        "make plugins, or export with another --lowering"
+        "make native, or export with another --lowering"
     )
     with pytest.raises(BackendError, match=r"^memory.onnx: has scans of the lowering native, expected VIDEOSSM_SCANS"):
         next(Rollout(plan, PROMPT, 3))

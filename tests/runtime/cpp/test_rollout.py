@@ -92,7 +92,11 @@ def test_the_lowering_native(library: Library, small_plan_in: Callable[..., Plan
 
 
 @pytest.mark.parametrize(
-    ("scans", "why"), [("", "; set VIDEOSSM_SCANS to the path of libvideossm_onnxruntime, which"), ("/nowhere.so", r"^VIDEOSSM_SCANS: got /nowhere")]
+    ("scans", "why"),
+    [
+        ("", "; set VIDEOSSM_SCANS to the path of libvideossm_onnxruntime, which"),
+        ("/nowhere.so", r"^VIDEOSSM_SCANS: got /nowhere"),
+    ],
 )
 def test_the_lowering_native_without_its_library(
     library: Library, small_plan_in: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, scans: str, why: str
