@@ -114,10 +114,11 @@ CPP := cmake -S runtime/cpp $(ROOTS)
 build/onnxruntime: install
 	@sh runtime/cpp/onnxruntime.sh $@ $(BIN)/python || echo "left out: what is built for ONNX Runtime"
 
-# Says at its end what it left out, and why.
+# Says at its end what it left out, and why. `native` sets ONNX Runtime's header up where it can; `plugins` takes what is there.
 plugins: PLUGINS := all
 native: PLUGINS := videossm_onnxruntime
-plugins native: $(ONNXRUNTIME_ROOT)
+native: $(ONNXRUNTIME_ROOT)
+plugins native:
 	cmake -S plugins_trt -B build/plugins -DCMAKE_BUILD_TYPE=Release $(ROOTS)
 	cmake --build build/plugins --target $(PLUGINS) --parallel $(CORES)
 

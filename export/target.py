@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from videossm.calib.options import QUANTISED
 from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions
 from videossm.runtime.backends import NATIVE_LIBRARY, NATIVE_PATH
+from videossm.runtime.backends.session import session_options
 from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.backends.tensorrt.preflight import check_build
 from videossm.runtime.errors import BackendError, UserError, require_none
@@ -82,6 +83,13 @@ class ExportTarget:
                     f"--lowering: got native without {NATIVE_PATH} in the environment, expected the path of "
                     f"{NATIVE_LIBRARY} there; make native"
                 )
+            if lowering == "native":
+                session_options(self.precision, 1)  # loads that library
+                if self.precision == "bf16":
+                    raise UserError(
+                        "--precision: got bf16 with --lowering native, expected another, as ONNX Runtime has no bf16 "
+                        "on a CPU; choose fp16 or fp32"
+                    )
             return
         require_none(check_build(self.backend, self.precision, self.building.gpu_arch, lowering, machine))
         if (lowering == "plugin") != (self.building.plugins is not None):

@@ -270,13 +270,15 @@ class Rollout:
     def _switch_prompt(self) -> None:
         """A new prompt recomputes the window, chunk by chunk in video order; what was carried stays."""
         self._torn = True
-        with self._lock:
-            pending, self._pending = self._pending, None
+        pending = self._pending
         if pending is not None and pending.equal(self._prompts):
             self._prompts = pending
         elif pending is not None:
             self._encode(pending)
             self._recommit()
+        with self._lock:
+            if self._pending is pending:  # else another one has come, for the chunk after this
+                self._pending = None
         self._torn = False
 
     def _encode(self, prompts: EncodedPrompts) -> None:

@@ -53,7 +53,7 @@ def _scans_before(model: ModelProto) -> dict[str, int]:
     """By tensor: how many scans lie one behind the other on the longest way to it."""
     found: dict[str, int] = defaultdict(int)
     for node in model.graph.node:
-        length = max((found[name] for name in node.input), default=0)
+        length = max((found[name] for name in node.input if name), default=0)
         for name in node.output:
             found[name] = length + (node.domain == DOMAIN)
     return found
@@ -71,19 +71,20 @@ class _Batch:
             for values in (model.graph.input, model.graph.value_info)
             for value in values
         }
-        self._joined: dict[tuple[str, ...], str] = {}
+        self._joined: dict[tuple[int | str, ...], str] = {}  # by axis and names
         self._nodes: list[NodeProto] = []
 
     def write(self) -> None:
         scans, graph = self._scans, self._model.graph
         first = scans[0].node
         inputs = [self._join(place, label) for place, label in enumerate(INPUT_AXES)]
-        outputs = [f"{self._prefix}output{place}" if wanted else "" for place, wanted in enumerate(scans[0].wanted)]
+        output, last = (f"{self._prefix}{name}" for name in ("output", "last_state"))
+        outputs = [output if scans[0].wanted[0] else "", last]
         batched = self._add(GATED_DELTA_SCAN, inputs, outputs, domain=DOMAIN)
         batched.attribute.extend(first.attribute)
         batched.metadata_props.extend(first.metadata_props)
         for place, like in enumerate(OUTPUTS):
-            if outputs[place]:
+            if scans[0].wanted[place]:
                 kind, axis, whole = self._whole(like)
                 self._describe(outputs[place], kind.element, whole)
                 parts = [scan.node.output[place] for scan in scans]
@@ -91,9 +92,12 @@ class _Batch:
         old = {scan.node.output[-1] for scan in scans}
         kept = [node for node in graph.node if node.output[-1] not in old]
         known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
+        known |= {tensor.values.name for tensor in graph.sparse_initializer}
         ordered = _in_order([*kept, *self._nodes], known)
         read = {name for node in ordered for name in node.input} | {value.name for value in graph.output}
-        left = {name for names in self._joined for name in names} - read  # of Reshape nodes that nothing reads any more
+        left = {
+            name for _, *names in self._joined for name in names
+        } - read  # of Reshape nodes that nothing reads any more
         del graph.node[:]
         graph.node.extend(node for node in ordered if not left.intersection(node.output))
 
@@ -107,9 +111,9 @@ class _Batch:
     def _join(self, place: int, label: str) -> str:
         """The scans' inputs side by side: before a Reshape cuts them into heads, where one does."""
         names = [scan.node.input[place] for scan in self._scans]
-        if tuple(names) in self._joined:
-            return self._joined[tuple(names)]
         kind, axis, whole = self._whole(place)
+        if (axis, *names) in self._joined:
+            return self._joined[(axis, *names)]
         uncut = (*kind.shape[:axis], prod(kind.shape[axis:]))
         cuts = [self._made_by[name] for name in names if name in self._made_by]
         packed = [cut.input[0] for cut in cuts if cut.op_type == "Reshape" and self._sizes.get(cut.input[0]) == uncut]
@@ -123,14 +127,14 @@ class _Batch:
             self._model.graph.initializer.append(helper.make_tensor(sizes, TensorProto.INT64, [len(whole)], whole))
             self._add("Reshape", [flat, sizes], [joined])
         self._describe(joined, kind.element, whole)
-        self._joined[tuple(names)] = joined
+        self._joined[(axis, *names)] = joined
         return joined
 
     def _describe(self, name: str, element: int, shape: list[int]) -> None:
         self._model.graph.value_info.append(helper.make_tensor_value_info(name, element, shape))
 
     def _add(self, kind: str, inputs: Iterable[str], outputs: Sequence[str], **attributes: Any) -> NodeProto:
-        name = next(filter(None, outputs))
+        name = f"{self._prefix}node{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, list(inputs), list(outputs), name=name, **attributes))
         return self._nodes[-1]
 

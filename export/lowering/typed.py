@@ -64,7 +64,7 @@ def _check_types(scan: ScanNode, elements: dict[str, int]) -> None:
 
 
 def _to_cast(kind: str, elements: dict[str, int]) -> list[str]:
-    """The inputs that the plugin takes in fp32 alone."""
+    """The inputs that the kernels take in fp32 alone."""
     constraints = formals(kind)
     if kind == SELECTIVE_SCAN and elements["delta"] == elements["u"]:
         return []

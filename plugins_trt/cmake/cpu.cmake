@@ -4,7 +4,7 @@ find_package(Threads REQUIRED)
 # All but the threads, for every library that has the scans on a CPU.
 add_library(videossm_scans_cpu_objects INTERFACE)
 target_sources(videossm_scans_cpu_objects INTERFACE
-    cpu/choose_kernels.cpp cpu/gated_delta.cpp cpu/selective_scan.cpp cpu/thread_limit.cpp
+    cpu/choose_kernels.cpp cpu/gated_delta.cpp cpu/selective_scan.cpp cpu/environment.cpp
     $<TARGET_OBJECTS:videossm_scans_common>)
 target_include_directories(videossm_scans_cpu_objects INTERFACE ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(videossm_scans_cpu_objects INTERFACE videossm_scans_interface Threads::Threads)

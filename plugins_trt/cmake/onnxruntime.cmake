@@ -3,7 +3,10 @@
 list(APPEND CMAKE_MODULE_PATH ${CMAKE_CURRENT_SOURCE_DIR}/../runtime/cpp/cmake)
 find_package(ONNXRuntime MODULE QUIET)
 if(NOT ONNXRuntime_FOUND)
-    list(APPEND VIDEOSSM_LEFT_OUT "videossm_onnxruntime: no header of ONNX Runtime, set ONNXRUNTIME_ROOT")
+    set(VIDEOSSM_ONNXRUNTIME_MISSING "videossm_onnxruntime: no header of ONNX Runtime, set ONNXRUNTIME_ROOT")
+    list(APPEND VIDEOSSM_LEFT_OUT ${VIDEOSSM_ONNXRUNTIME_MISSING})
+    add_custom_target(videossm_onnxruntime COMMAND ${CMAKE_COMMAND} -E echo "${VIDEOSSM_ONNXRUNTIME_MISSING}"
+                      COMMAND ${CMAKE_COMMAND} -E false VERBATIM)
 else()
     add_library(videossm_onnxruntime SHARED custom_ops/library.cpp custom_ops/kernels.cpp custom_ops/call.cpp
                 custom_ops/threads.cpp)

@@ -127,6 +127,11 @@ Pool& pool() {
 
 }  // namespace
 
+int thread_limit() { return environment_threads(); }
+
+/* Threads are started when they are first needed and kept, and wait for work between scans. A call while
+ * another is at work runs on its caller's thread alone, so that there are never more threads at work than the
+ * largest limit and one for each further caller. */
 void run_items(void*, int64_t items, int threads, Task task, void* context) {
     Job job(items, task, context);
     if (threads < 2 || items < 2 || !pool().run(job, threads)) {

@@ -1,6 +1,8 @@
 #include "custom_ops/call.h"
 
+#include <memory>
 #include <stdexcept>
+#include <utility>
 
 namespace videossm {
 namespace {
@@ -19,6 +21,15 @@ ONNXTensorElementDataType element_of(videossm_dtype dtype) {
         case VIDEOSSM_BF16: return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
         default: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     }
+}
+
+std::string text_of(ONNXTensorElementDataType element) {
+    for (const auto& [dtype, name] : {std::pair(VIDEOSSM_FP32, "fp32"), {VIDEOSSM_FP16, "fp16"}, {VIDEOSSM_BF16, "bf16"}}) {
+        if (element == element_of(dtype)) {
+            return name;
+        }
+    }
+    return "ONNX's type " + std::to_string(element);
 }
 
 }  // namespace
@@ -42,7 +53,7 @@ videossm_dtype Call::dtype(size_t index, const char* name) const {
             return dtype;
         }
     }
-    refuse(std::string(name) + ": got element type " + std::to_string(element) + ", expected fp32, fp16 or bf16");
+    refuse(std::string(name) + ": got " + text_of(element) + ", expected fp32, fp16 or bf16");
 }
 
 const void* Call::input(size_t index, const char* name, const Shape& shape, videossm_dtype dtype) const {
@@ -52,8 +63,8 @@ const void* Call::input(size_t index, const char* name, const Shape& shape, vide
     }
     const auto info = value.GetTensorTypeAndShapeInfo();
     if (info.GetShape() != shape || info.GetElementType() != element_of(dtype)) {
-        refuse(std::string(name) + ": got element type " + std::to_string(info.GetElementType()) + ", " +
-               text_of(info.GetShape()) + ", expected " + std::to_string(element_of(dtype)) + ", " + text_of(shape));
+        refuse(std::string(name) + ": got " + text_of(info.GetElementType()) + " " + text_of(info.GetShape()) +
+               ", expected " + text_of(element_of(dtype)) + " " + text_of(shape));
     }
     return value.GetTensorRawData();
 }
@@ -71,11 +82,15 @@ Ort::ConstValue Call::tensor(size_t index) const {
 void Call::refuse(const std::string& why) const { throw std::invalid_argument(std::string(operator_name) + ": " + why); }
 
 void* Call::workspace(size_t bytes) {
-    thread_local std::vector<char> kept;
-    if (kept.size() < bytes) {
-        kept.resize(bytes);
+    thread_local std::unique_ptr<char[]> kept;
+    thread_local size_t kept_bytes = 0;
+    if (kept_bytes < bytes) {
+        kept.reset();
+        kept_bytes = 0;
+        kept.reset(new char[bytes]);
+        kept_bytes = bytes;
     }
-    return kept.data();
+    return kept.get();
 }
 
 }  // namespace videossm

@@ -1,25 +1,41 @@
 #include "custom_ops/kernels.h"
 
+#include <stdexcept>
+#include <string>
+
 #include "custom_ops/call.h"
+#include "custom_ops/threads.h"
 
 namespace videossm {
 namespace {
 
-/* 0 where it is left out. */
-int32_t flag(const OrtKernelInfo* info, const char* name) {
-    int64_t value = 0;
-    const Ort::Status status(Ort::GetApi().KernelInfoGetAttribute_int64(info, name, &value));
-    return status.IsOK() && value != 0;
+/* Throws where there is none of that name and type: the exporter writes all. */
+template <class Value>
+Value attribute(const OrtKernelInfo* info, const char* operator_name, const char* name) {
+    try {
+        return Ort::ConstKernelInfo(info).GetAttribute<Value>(name);
+    } catch (const Ort::Exception& error) {
+        throw std::invalid_argument(std::string(operator_name) + ": " + name + ": got none that fits (" + error.what() +
+                                    "), expected one");
+    }
+}
+
+/* 2, which a scan refuses, for what is neither 0 nor 1. */
+int32_t flag(const OrtKernelInfo* info, const char* operator_name, const char* name) {
+    const auto value = attribute<int64_t>(info, operator_name, name);
+    return value == 0 || value == 1 ? static_cast<int32_t>(value) : 2;
 }
 
 }  // namespace
 
-GatedDeltaKernel::GatedDeltaKernel(const OrtKernelInfo* info)
-    : scale(Ort::ConstKernelInfo(info).GetAttribute<float>("scale")),
-      normalize_key(flag(info, "normalize_key")),
-      normalize_query(flag(info, "normalize_query")) {}
+GatedDeltaKernel::GatedDeltaKernel(const OrtKernelInfo* info, int threads_)
+    : threads(threads_),
+      scale(attribute<float>(info, NAME, "scale")),
+      normalize_key(flag(info, NAME, "normalize_key")),
+      normalize_query(flag(info, NAME, "normalize_query")) {}
 
 void GatedDeltaKernel::compute(OrtKernelContext* context) const {
+    const SessionThreads of_session(threads);
     const Call call(context, NAME);
     const Shape key = call.shape(1, "key", 4);
     const Shape value = {key[0], key[1], key[2], call.shape(2, "value", 4)[3]};
@@ -45,9 +61,11 @@ void GatedDeltaKernel::compute(OrtKernelContext* context) const {
     call.run(params, videossm_gated_delta_workspace(&params), videossm_gated_delta_scan);
 }
 
-SelectiveScanKernel::SelectiveScanKernel(const OrtKernelInfo* info) : delta_softplus(flag(info, "delta_softplus")) {}
+SelectiveScanKernel::SelectiveScanKernel(const OrtKernelInfo* info, int threads_)
+    : threads(threads_), delta_softplus(flag(info, NAME, "delta_softplus")) {}
 
 void SelectiveScanKernel::compute(OrtKernelContext* context) const {
+    const SessionThreads of_session(threads);
     const Call call(context, NAME);
     const Shape u = call.shape(0, "u", 3);
     const Shape A = {u[1], call.shape(2, "A", 2)[1]}, B = {u[0], A[1], u[2]}, D = {u[1]}, state = {u[0], u[1], A[1]};

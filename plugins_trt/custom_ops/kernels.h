@@ -11,12 +11,13 @@ public:
     static constexpr const char* NAME = "GatedDeltaScan";
     static constexpr size_t INPUTS = 6, REQUIRED = 6, LIKE[] = {2, 5};
 
-    explicit GatedDeltaKernel(const OrtKernelInfo* info);
+    GatedDeltaKernel(const OrtKernelInfo* info, int threads);
     void compute(OrtKernelContext* context) const;
 
 private:
-    float scale;
-    int32_t normalize_key, normalize_query;
+    const int threads;  // of the session
+    const float scale;
+    const int32_t normalize_key, normalize_query;
 };
 
 class SelectiveScanKernel {
@@ -24,11 +25,12 @@ public:
     static constexpr const char* NAME = "SelectiveScan";
     static constexpr size_t INPUTS = 9, REQUIRED = 6, LIKE[] = {0, 5};
 
-    explicit SelectiveScanKernel(const OrtKernelInfo* info);
+    SelectiveScanKernel(const OrtKernelInfo* info, int threads);
     void compute(OrtKernelContext* context) const;
 
 private:
-    int32_t delta_softplus;
+    const int threads;
+    const int32_t delta_softplus;
 };
 
 }  // namespace videossm

@@ -1,7 +1,40 @@
 /* libvideossm_onnxruntime: the scans as operators of ONNX Runtime on a CPU, for graphs of the lowering `native`. */
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <string>
+
 #include "common/checks.h"
+#include "cpu/threads.h"
 #include "custom_ops/kernels.h"
 #include "custom_ops/operator.h"
+
+namespace videossm {
+namespace {
+
+struct Operators {
+    explicit Operators(int threads) : gated_delta(threads), selective_scan(threads), domain("videossm") {
+        domain.Add(&gated_delta);
+        domain.Add(&selective_scan);
+    }
+
+    const Operator<GatedDeltaKernel> gated_delta;
+    const Operator<SelectiveScanKernel> selective_scan;
+    Ort::CustomOpDomain domain;
+};
+
+/* For all sessions of so many threads; sessions refer to them as long as they live. */
+const Ort::CustomOpDomain& operators_for(const std::string& threads) {
+    static std::mutex mutex;
+    static std::map<int, Operators>& made = *new std::map<int, Operators>;
+    const std::lock_guard<std::mutex> lock(mutex);
+    const int count = std::clamp(std::atoi(threads.c_str()), 0, MAX_THREADS);
+    return made.try_emplace(count, count).first->second.domain;
+}
+
+}  // namespace
+}  // namespace videossm
 
 VIDEOSSM_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
     const OrtApi* const api = base->GetApi(ORT_API_VERSION);
@@ -11,14 +44,7 @@ VIDEOSSM_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* opt
     }
     Ort::InitApi(api);
     return videossm::as_status([&] {
-        static const videossm::Operator<videossm::GatedDeltaKernel> gated_delta;
-        static const videossm::Operator<videossm::SelectiveScanKernel> selective_scan;
-        static const Ort::CustomOpDomain domain = [] {  // for all sessions
-            Ort::CustomOpDomain made("videossm");
-            made.Add(&gated_delta);
-            made.Add(&selective_scan);
-            return made;
-        }();
-        Ort::UnownedSessionOptions(options).Add(domain);
+        Ort::UnownedSessionOptions session(options);
+        session.Add(videossm::operators_for(session.GetConfigEntryOrDefault("videossm.threads", "0")));
     });
 }

@@ -10,12 +10,12 @@ namespace videossm {
  *     static constexpr const char* NAME                in the domain `videossm`, version 1
  *     static constexpr size_t INPUTS, REQUIRED         how many there are, and may not be left out
  *     static constexpr size_t LIKE[2]                  the inputs whose types and shapes the outputs have
- *     explicit Kernel(const OrtKernelInfo* info)
+ *     Kernel(const OrtKernelInfo* info, int threads)   of the session; 0: not known
  *     void compute(OrtKernelContext* context)
  * The second output is always there, the first where something reads it. */
 template <class Kernel>
 struct Operator : Ort::CustomOpBase<Operator<Kernel>, Operator<Kernel>, true> {
-    Operator() {
+    explicit Operator(int threads_) : threads(threads_) {
         OrtCustomOp::InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) {
             return as_status([&] { infer(context); });
         };
@@ -38,9 +38,11 @@ struct Operator : Ort::CustomOpBase<Operator<Kernel>, Operator<Kernel>, true> {
         return index == 0 ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
     }
     OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const {
-        return as_status([&] { *kernel = new Kernel(info); });
+        return as_status([&] { *kernel = new Kernel(info, threads); });
     }
-    OrtStatusPtr ComputeV2(OrtKernelContext*) { return nullptr; }  // KernelComputeV2 is set above
+    OrtStatusPtr ComputeV2(OrtKernelContext*) { return nullptr; }  // for the base class alone: see KernelComputeV2
+
+    const int threads;
 
 private:
     static void infer(OrtShapeInferContext* context) {

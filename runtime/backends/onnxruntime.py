@@ -241,7 +241,7 @@ class OnnxRuntimeBackend(Backend):
                     f"{file.name}: needs ONNX Runtime {CONTRIB_SINCE} or later, got {ort.__version__}; "
                     "upgrade, or export with --lowering standard"
                 ) from error
-            if f"{NATIVE_DOMAIN}:" in why and NATIVE_PATH not in os.environ:
+            if f"{NATIVE_DOMAIN}:" in why and not os.environ.get(NATIVE_PATH):
                 raise BackendError(
                     f"{file.name}: has scans of the lowering native, expected {NATIVE_PATH} to be the path of "
                     f"{NATIVE_LIBRARY}; build it with make native, or export with another --lowering"

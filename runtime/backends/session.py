@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EXACT_INT8 = "session.x64quantprecision"
 NO_INT8_FUSIONS = "session.disable_quant_qdq"
+NATIVE_THREADS = "videossm.threads"  # of the session, for that library
 # y = MatMulInteger(a, b), serialised: a uint8, b int8, y int32. The runtime goes without the package onnx.
 INT8_PRODUCT = (
     b'\x08\x04:>\n\x18\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x01gZ\t\n\x01a\x12\x04\n\x02\x08\x02'
@@ -68,6 +69,8 @@ def session_options(precision: str, threads: int | None, placement: Placement | 
     if precision == "fp8":
         options.add_session_config_entry(NO_INT8_FUSIONS, "1")
     if library := os.environ.get(NATIVE_PATH):
+        if options.intra_op_num_threads:  # which operators cannot ask for
+            options.add_session_config_entry(NATIVE_THREADS, str(options.intra_op_num_threads))
         try:
             options.register_custom_ops_library(library)
         except Exception as error:  # onnxruntime has no common base class of its errors

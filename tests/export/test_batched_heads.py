@@ -70,6 +70,27 @@ def graph(
     return onnx.shape_inference.infer_shapes(helper.make_model(whole, opset_imports=opsets, ir_version=10))
 
 
+def copied(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def outputs_only(model: ModelProto) -> ModelProto:
+    """Nothing reads the states."""
+    kept = [value for value in model.graph.output if value.name.startswith("output")]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    return model
+
+
+def two_groups(model: ModelProto) -> ModelProto:
+    """The last two scans have another scale."""
+    for scan in scans(model)[-2:]:
+        next(a for a in scan.attribute if a.name == "scale").f = 0.25
+    return model
+
+
 def scans(model: ModelProto) -> list[NodeProto]:
     return [node for node in model.graph.node if node.op_type == GATED_DELTA_SCAN]
 
@@ -90,18 +111,28 @@ def run(model: ModelProto) -> dict[str, np.ndarray]:
 @pytest.mark.usefixtures("native_scans")
 @pytest.mark.parametrize(
     "model",
-    [graph(3), graph(3, chained=True), graph(2, packed_as=(TOKENS, BATCH, HEADS * KEY))],
-    ids=["apart", "chained", "odd"],
+    [
+        graph(3),
+        graph(3, chained=True),
+        graph(2, packed_as=(TOKENS, BATCH, HEADS * KEY)),
+        outputs_only(graph(2)),
+        two_groups(outputs_only(graph(4))),
+    ],
+    ids=["apart", "chained", "odd", "outputs only", "two groups"],
 )
 def test_the_numbers_are_those_of_each_alone(model: ModelProto) -> None:
-    batched = ModelProto()
-    batched.CopyFrom(model)
+    batched = copied(model)
     batch_heads(batched)
     onnx.checker.check_model(batched, full_check=True)
-    alone, together = run(model), run(batched)
-    assert alone.keys() == together.keys()
-    for name, value in alone.items():
-        np.testing.assert_allclose(together[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
+    names = [node.name for node in batched.graph.node]
+    assert len(scans(batched)) < len(scans(model)) or "last.0" in scans(model)[1].input, "none was batched"
+    assert len(set(names)) == len(names)
+    alone = run(lower(copied(model), "native"))  # which batches none
+    for lowering in ("native", "standard", "contrib"):
+        together = run(lower(copied(batched), lowering))
+        assert alone.keys() == together.keys()
+        for name, value in alone.items():
+            np.testing.assert_allclose(together[name], value, rtol=1e-5, atol=1e-5, err_msg=f"{lowering}: {name}")
 
 
 def test_layers_are_joined_before_they_are_cut_into_heads() -> None:
@@ -113,6 +144,19 @@ def test_layers_are_joined_before_they_are_cut_into_heads() -> None:
     assert all(name in described for node in model.graph.node for name in node.output), "each has a shape"
     (scan,) = scans(model)
     assert {a.name: helper.get_attribute_value(a) for a in scan.attribute} == {"scale": 0.5, "normalize_key": 1}
+
+
+def test_one_tensor_along_two_axes() -> None:
+    """Keys that are the states, too: their heads lie elsewhere."""
+    model = graph(2)
+    for scan in scans(model):
+        scan.input[5] = scan.input[1]
+    for value in model.graph.value_info:
+        if value.name.startswith("key"):
+            value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, SHAPES["state"]))
+    batch_heads(model)
+    (scan,) = scans(model)
+    assert scan.input[1] != scan.input[5]
 
 
 def test_a_key_that_is_its_query_is_joined_once() -> None:

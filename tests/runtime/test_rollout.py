@@ -343,6 +343,23 @@ def test_cancel_from_another_thread(tiny_plan):
     assert made == rollout.next_index > 0
 
 
+def test_a_prompt_is_told_while_it_is_encoded(tiny_plan, monkeypatch):
+    """To other threads, which show a stream that is served."""
+    rollout, told = Rollout(tiny_plan, "red"), []
+    encode = rollout._program.encode_prompt
+
+    def slowly(*tokens):
+        told.append(rollout.prompts)
+        encode(*tokens)
+        told.append(rollout.prompts)
+
+    monkeypatch.setattr(rollout._program, "encode_prompt", slowly)
+    next(rollout)
+    rollout.set_prompt("blue")
+    next(rollout)
+    assert told == [["red"], ["red"], ["blue"], ["blue"]]
+
+
 def test_a_prompt_set_from_another_thread_is_not_lost(tiny_plan):
     rollout, done = Rollout(tiny_plan, RED), threading.Event()
 

@@ -77,7 +77,7 @@ class TemporalAttention(nn.Module):
 def session(engine: Engine, folder: Path, threads: int) -> ort.InferenceSession:
     """`engine` exported and lowered as plans for ONNX Runtime are; with VIDEOSSM_SCANS to its operators."""
     model, path = trace(engine, {}, 23, folder)
-    onnx.save(lower(model, "native" if NATIVE_PATH in os.environ else "contrib"), str(path))
+    onnx.save(lower(model, "native" if os.environ.get(NATIVE_PATH) else "contrib"), str(path))
     return ort.InferenceSession(str(path), session_options("fp32", threads), providers=["CPUExecutionProvider"])
 
 

@@ -56,6 +56,12 @@ constexpr char kInt8Product[] =
     "\x08\x04:>\n\x18\n\x01" "a\n\x01" "b\x12\x01y\"\rMatMulInteger\x12\x01gZ\t\n\x01" "a\x12\x04\n\x02\x08\x02"
     "Z\t\n\x01" "b\x12\x04\n\x02\x08\x03" "b\t\n\x01y\x12\x04\n\x02\x08\x06" "B\x04\n\x00\x10\n";
 
+// Of the lowering `native`; null where it is not named.
+const char* scans_library() {
+    const char* const path = std::getenv("VIDEOSSM_SCANS");
+    return path && *path ? path : nullptr;
+}
+
 // As runtime/backends/session.py has them, with the reasons: the same numbers come from the same options.
 Ort::SessionOptions session_options(const std::string& precision, int threads, const Placement* placement, bool saturates) {
     Ort::SessionOptions options;
@@ -79,7 +85,10 @@ Ort::SessionOptions session_options(const std::string& precision, int threads, c
     if (precision == "fp8") {
         options.AddConfigEntry("session.disable_quant_qdq", "1");
     }
-    if (const char* const library = std::getenv("VIDEOSSM_SCANS"); library && *library) {
+    if (const char* const library = scans_library()) {
+        if (const int known = placement ? 1 + static_cast<int>(placement->workers.size()) : threads) {
+            options.AddConfigEntry("videossm.threads", std::to_string(known).c_str());
+        }
         try {
             options.RegisterCustomOpsLibrary(path_of(library).c_str());
         } catch (const Ort::Exception& error) {
@@ -210,7 +219,7 @@ public:
             return engine;
         } catch (const Ort::Exception& error) {
             const std::string why = error.what();
-            const bool lacks_scans = why.find("videossm:") != std::string::npos;
+            const bool lacks_scans = !scans_library() && why.find("videossm:") != std::string::npos;
             throw backend_error(name + ": ONNX Runtime " + library().GetVersionString() + " cannot load it (" + shown(why) +
                                 "); " + (lacks_scans ? "set VIDEOSSM_SCANS to the path of libvideossm_onnxruntime, which "
                                                        "make native builds" : "export the plan again"));

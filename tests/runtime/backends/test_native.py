@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -87,19 +88,27 @@ def test_what_is_no_library(plan: Plan, tmp_path: Path, monkeypatch: pytest.Monk
     assert "\n" not in str(got.value)
 
 
-def run(kind: str, shapes: dict[str, tuple[int, ...]], **elements: int) -> list[np.ndarray]:
+ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "GatedDeltaScan": {"scale": 1.0, "normalize_key": 0, "normalize_query": 1},
+    "SelectiveScan": {"delta_softplus": 1},
+}
+
+
+def run(
+    kind: str, shapes: dict[str, tuple[int, ...]], attributes: dict[str, Any] | None = None, **elements: int
+) -> list[np.ndarray]:
     """One scan of inputs of these shapes, whatever its schema says; `elements`: types that are not fp32."""
     types = {name: elements.get(name, TensorProto.FLOAT) for name in shapes}
     inputs = [helper.make_tensor_value_info(name, types[name], shape) for name, shape in shapes.items()]
     outputs = [helper.make_empty_tensor_value_info(name) for name in ("output", "last")]
-    attributes = {"scale": 1.0} if kind == "GatedDeltaScan" else {"delta_softplus": 1}
-    scan = helper.make_node(kind, list(shapes), ["output", "last"], domain=DOMAIN, **attributes)
+    given = attributes or ATTRIBUTES[kind]
+    scan = helper.make_node(kind, list(shapes), ["output", "last"], domain=DOMAIN, **given)
     graph = helper.make_graph([scan], "scan", inputs, outputs)
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
     content = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     session = ort.InferenceSession(content, session_options("fp32", 1), providers=["CPUExecutionProvider"])
-    given = {name: np.full(shape, 0.1, helper.tensor_dtype_to_np_dtype(types[name])) for name, shape in shapes.items()}
-    return session.run(["output", "last"], given)
+    feeds = {name: np.full(shape, 0.1, helper.tensor_dtype_to_np_dtype(types[name])) for name, shape in shapes.items()}
+    return session.run(["output", "last"], feeds)
 
 
 @pytest.mark.usefixtures("native_scans")
@@ -114,6 +123,26 @@ def test_tensors_that_do_not_fit_are_refused(kind: str, shapes: dict[str, tuple[
                 run(kind, {**shapes, name: wrong})
         with pytest.raises(Exception, match=rf"{kind}: \w+: got .*expected "):
             run(kind, shapes, **{name: TensorProto.INT32})
+
+
+@pytest.mark.usefixtures("native_scans")
+@pytest.mark.parametrize(("kind", "shapes"), [("GatedDeltaScan", GATED), ("SelectiveScan", SELECTIVE)])
+def test_attributes_that_do_not_fit_are_refused(kind: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    for name in ATTRIBUTES[kind]:
+        for wrong in (2 if name != "scale" else float("nan"), "1", [1]):
+            with pytest.raises(Exception, match=name):
+                run(kind, shapes, {**ATTRIBUTES[kind], name: wrong})
+        with pytest.raises(Exception, match=name):
+            run(kind, shapes, {key: value for key, value in ATTRIBUTES[kind].items() if key != name} or {"other": 1})
+
+
+@pytest.mark.usefixtures("native_scans")
+def test_bf16_runs_nowhere() -> None:
+    from videossm.export.target import ExportTarget
+    from videossm.export.tensorrt.options import TensorRtOptions
+
+    with pytest.raises(UserError, match=r"^--precision: got bf16 with --lowering native, expected another"):
+        ExportTarget("bf16", "onnxruntime", "native", TensorRtOptions()).check()
 
 
 def test_export_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@
 
 namespace videossm {
 
-int thread_limit() {
+int environment_threads() {
     static const int cores = static_cast<int>(std::thread::hardware_concurrency());  // 0 if not known
     const char* const text = std::getenv("VIDEOSSM_THREADS");
     if (!text || !*text) {
