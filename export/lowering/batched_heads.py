@@ -95,11 +95,9 @@ class _Batch:
         known |= {tensor.values.name for tensor in graph.sparse_initializer}
         ordered = _in_order([*kept, *self._nodes], known)
         read = {name for node in ordered for name in node.input} | {value.name for value in graph.output}
-        left = {
-            name for _, *names in self._joined for name in names
-        } - read  # of Reshape nodes that nothing reads any more
+        unread = {name for _, *names in self._joined for name in names} - read  # what was cut by itself
         del graph.node[:]
-        graph.node.extend(node for node in ordered if not left.intersection(node.output))
+        graph.node.extend(node for node in ordered if not unread.intersection(node.output))
 
     def _whole(self, place: int) -> tuple[TensorType, int, list[int]]:
         """Of an input: the type of one scan's, the axis of its heads, and the shape of all scans' together."""

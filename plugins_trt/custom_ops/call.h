@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "custom_ops/api.h"
+#include "custom_ops/threads.h"
 #include "videossm/scans.h"
 
 namespace videossm {
@@ -16,8 +17,9 @@ using Shape = std::vector<int64_t>;
 /* What does not fit together is thrown as std::exception: a graph comes with a plan, and is not trusted. */
 class Call {
 public:
-    Call(OrtKernelContext* context_, const char* operator_name_)
-        : context(context_), operator_name(operator_name_) {}
+    /* `threads`: of the session; 0: not known. */
+    Call(OrtKernelContext* context_, const char* operator_name_, int threads)
+        : context(context_), operator_name(operator_name_), session_threads(threads) {}
 
     /* Of input `index`, which must have `rank` dimensions. */
     Shape shape(size_t index, const char* name, size_t rank) const;
@@ -50,8 +52,9 @@ private:
     [[noreturn]] void refuse(const std::string& why) const;
     static void* workspace(size_t bytes);
 
-    OrtKernelContext* context;
-    const char* operator_name;
+    OrtKernelContext* const context;
+    const char* const operator_name;
+    const SessionThreads session_threads;
 };
 
 }  // namespace videossm

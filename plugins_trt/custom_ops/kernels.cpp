@@ -4,7 +4,6 @@
 #include <string>
 
 #include "custom_ops/call.h"
-#include "custom_ops/threads.h"
 
 namespace videossm {
 namespace {
@@ -35,8 +34,7 @@ GatedDeltaKernel::GatedDeltaKernel(const OrtKernelInfo* info, int threads_)
       normalize_query(flag(info, NAME, "normalize_query")) {}
 
 void GatedDeltaKernel::compute(OrtKernelContext* context) const {
-    const SessionThreads of_session(threads);
-    const Call call(context, NAME);
+    const Call call(context, NAME, threads);
     const Shape key = call.shape(1, "key", 4);
     const Shape value = {key[0], key[1], key[2], call.shape(2, "value", 4)[3]};
     const Shape gates = {key[0], key[1], key[2]}, state = {key[0], key[2], key[3], value[3]};
@@ -65,8 +63,7 @@ SelectiveScanKernel::SelectiveScanKernel(const OrtKernelInfo* info, int threads_
     : threads(threads_), delta_softplus(flag(info, NAME, "delta_softplus")) {}
 
 void SelectiveScanKernel::compute(OrtKernelContext* context) const {
-    const SessionThreads of_session(threads);
-    const Call call(context, NAME);
+    const Call call(context, NAME, threads);
     const Shape u = call.shape(0, "u", 3);
     const Shape A = {u[1], call.shape(2, "A", 2)[1]}, B = {u[0], A[1], u[2]}, D = {u[1]}, state = {u[0], u[1], A[1]};
     videossm_selective_scan_params params = {};
