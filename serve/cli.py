@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import secrets
 import socket
@@ -108,6 +110,12 @@ def _run(streams: Host, device: str, metrics: Metrics, token: str | None, bound:
 
     from videossm.serve.app import create_app
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """The streams end first, and with them what is sent to their viewers."""
+            await asyncio.to_thread(streams.stop)
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(
         create_app(streams, device, metrics, token),
         log_level="error",
@@ -119,7 +127,9 @@ def _run(streams: Host, device: str, metrics: Metrics, token: str | None, bound:
         ws_per_message_deflate=False,  # video is packed already
         timeout_graceful_shutdown=_GOODBYE_S,
     )
-    uvicorn.Server(config).run(sockets=[bound])
+    # Of a viewer that reads nothing, which is cut off after _GOODBYE_S: no error.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.getMessage())
+    Server(config).run(sockets=[bound])
 
 
 if __name__ == "__main__":

@@ -110,8 +110,9 @@ class _Batch:
         """The scans' inputs side by side: before a Reshape cuts them into heads, where one does."""
         names = [scan.node.input[place] for scan in self._scans]
         kind, axis, whole = self._whole(place)
-        if (axis, *names) in self._joined:
-            return self._joined[(axis, *names)]
+        key = (axis, *names)
+        if key in self._joined:
+            return self._joined[key]
         uncut = (*kind.shape[:axis], prod(kind.shape[axis:]))
         cuts = [self._made_by[name] for name in names if name in self._made_by]
         packed = [cut.input[0] for cut in cuts if cut.op_type == "Reshape" and self._sizes.get(cut.input[0]) == uncut]
@@ -125,7 +126,7 @@ class _Batch:
             self._model.graph.initializer.append(helper.make_tensor(sizes, TensorProto.INT64, [len(whole)], whole))
             self._add("Reshape", [flat, sizes], [joined])
         self._describe(joined, kind.element, whole)
-        self._joined[(axis, *names)] = joined
+        self._joined[key] = joined
         return joined
 
     def _describe(self, name: str, element: int, shape: list[int]) -> None:
