@@ -1,4 +1,4 @@
-"""The scans' kernels in CUDA and C++, the TensorRT plugins around them, and their binding for Python."""
+"""The scans' kernels in CUDA and C++, TensorRT's plugins and ONNX Runtime's operators around them, and their binding."""
 
 from videossm.plugins_trt.library import ScanLibrary
 from videossm.plugins_trt.params import GatedDeltaParams, SelectiveScanParams
