@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from videossm.plugins_trt import GatedDeltaParams, ScanLibrary, SelectiveScanParams
-from videossm.runtime.backends import NATIVE_LIBRARY, NATIVE_PATH
+from videossm.runtime.backends import NATIVE_LIBRARY, NATIVE_VARIABLE
 from videossm.runtime.backends.session import session_options
 
 Arrays = dict[str, NDArray[Any]]
@@ -65,7 +65,7 @@ def main() -> None:
     add_outputs(parser)
     args = parser.parse_args()
     library = ScanLibrary(args.folder / "libvideossm_scans_cpu.so")
-    os.environ[NATIVE_PATH] = str(args.folder / f"{NATIVE_LIBRARY}.so")
+    os.environ[NATIVE_VARIABLE] = str(args.folder / f"{NATIVE_LIBRARY}.so")
     result = measured_on() | {"calls": args.calls, "memory": [], "gated_delta": [], "selective_scan": []}
     for threads in args.threads:
         os.environ["VIDEOSSM_THREADS"] = str(threads)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from videossm.calib.options import QUANTISED
 from videossm.export.tensorrt.options import BUILDING_GPUS, TensorRtOptions
-from videossm.runtime.backends import NATIVE_LIBRARY, NATIVE_PATH
+from videossm.runtime.backends import NATIVE_LIBRARY, NATIVE_VARIABLE
 from videossm.runtime.backends.session import session_options
 from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.backends.tensorrt.preflight import check_build
@@ -78,24 +78,28 @@ class ExportTarget:
                 raise UserError(
                     "--lowering: got plugin with onnxruntime, expected contrib, standard or native; choose one"
                 )
-            if lowering == "native" and not os.environ.get(NATIVE_PATH):
-                raise UserError(
-                    f"--lowering: got native without {NATIVE_PATH} in the environment, expected the path of "
-                    f"{NATIVE_LIBRARY} there; make native"
-                )
             if lowering == "native":
-                session_options(self.precision, 1)  # loads that library
-                if self.precision == "bf16":
-                    raise UserError(
-                        "--precision: got bf16 with --lowering native, expected another, as ONNX Runtime has no bf16 "
-                        "on a CPU; choose fp16 or fp32"
-                    )
+                self._check_native()
             return
         require_none(check_build(self.backend, self.precision, self.building.gpu_arch, lowering, machine))
         if (lowering == "plugin") != (self.building.plugins is not None):
             raise UserError(
                 f"--lowering: got {lowering} with{'' if self.building.plugins else 'out'} --plugins, expected plugin "
                 "and --plugins, or neither; change it"
+            )
+
+    def _check_native(self) -> None:
+        """That the library is there, as the export runs what it made, and that something can run the plan."""
+        if not os.environ.get(NATIVE_VARIABLE):
+            raise UserError(
+                f"--lowering: got native without {NATIVE_VARIABLE} in the environment, expected the path of "
+                f"{NATIVE_LIBRARY} there; make native"
+            )
+        session_options(self.precision, 1)  # loads it
+        if self.precision == "bf16":
+            raise UserError(
+                "--precision: got bf16 with --lowering native, expected another, as ONNX Runtime has no bf16 on a CPU; "
+                "choose fp16 or fp32"
             )
 
 

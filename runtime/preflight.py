@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from videossm.runtime.backends import CONTRIB_SINCE, NATIVE_LIBRARY, NATIVE_PATH, device_index
+from videossm.runtime.backends import CONTRIB_SINCE, NATIVE_LIBRARY, NATIVE_VARIABLE, device_index
 from videossm.runtime.backends.tensorrt.module import MODULES
 from videossm.runtime.backends.tensorrt.preflight import check_precision
 from videossm.runtime.driver import Gpu, capability
@@ -105,9 +105,9 @@ def _on_cpu(manifest: Manifest, machine: Machine) -> Iterator[Problem]:
         return
     yield from _package(machine, manifest.backend)
     yield from _contrib(manifest, machine)
-    if manifest.lowering == "native" and not os.environ.get(NATIVE_PATH):
+    if manifest.lowering == "native" and not os.environ.get(NATIVE_VARIABLE):
         expected = f"the path of {NATIVE_LIBRARY} for a plan of lowering native"
-        yield Problem(NATIVE_PATH, "none", expected, "make native, or export with another --lowering")
+        yield Problem(NATIVE_VARIABLE, "none", expected, "make native, or export with another --lowering")
     if any(tensor.dtype == "bfloat16" for tensor in manifest.tensors()):
         yield Problem(
             "device",

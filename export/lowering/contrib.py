@@ -29,8 +29,8 @@ from videossm.export.schemas import GATED_DELTA_SCAN, NORM_MIN
 
 CONTRIB_DOMAIN = "com.microsoft"
 CONTRIB_VERSION = 1
-# Of scans that become one. On a CPU of two cores six layers of 37 thousand values each took 1.3 times as long as one
-# node as they did apart; two layers of 7 million took the same.
+# Of scans that become one. Joined, they cost a CPU of two cores 1.1 times as much as apart, and small ones have little
+# to gain on a GPU: six layers of `shapes` have 37 thousand values each, those of a 1.3B model 7 million.
 LEAST_VALUES = 1 << 20
 
 

@@ -28,7 +28,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # The operator of the lowering "contrib", and the ONNX Runtime that it came with.
 CONTRIB_OPERATOR, CONTRIB_SINCE = "LinearAttention", "1.24"
 # The operators of the lowering "native", and the variable of the environment that says where their library is.
-NATIVE_DOMAIN, NATIVE_LIBRARY, NATIVE_PATH = "videossm", "libvideossm_onnxruntime", "VIDEOSSM_SCANS"
+NATIVE_DOMAIN, NATIVE_LIBRARY, NATIVE_VARIABLE = "videossm", "libvideossm_onnxruntime", "VIDEOSSM_SCANS"
 PROVIDERS = ("cuda", "tensorrt", "nv-tensorrt-rtx")  # ONNX Runtime's, on a GPU
 
 

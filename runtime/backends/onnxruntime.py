@@ -23,7 +23,7 @@ from videossm.runtime.backends import (
     CONTRIB_SINCE,
     NATIVE_DOMAIN,
     NATIVE_LIBRARY,
-    NATIVE_PATH,
+    NATIVE_VARIABLE,
     PROVIDERS,
     Backend,
     Buffer,
@@ -241,9 +241,9 @@ class OnnxRuntimeBackend(Backend):
                     f"{file.name}: needs ONNX Runtime {CONTRIB_SINCE} or later, got {ort.__version__}; "
                     "upgrade, or export with --lowering standard"
                 ) from error
-            if f"{NATIVE_DOMAIN}:" in why and not os.environ.get(NATIVE_PATH):
+            if f"{NATIVE_DOMAIN}:" in why and not os.environ.get(NATIVE_VARIABLE):
                 raise BackendError(
-                    f"{file.name}: has scans of the lowering native, expected {NATIVE_PATH} to be the path of "
+                    f"{file.name}: has scans of the lowering native, expected {NATIVE_VARIABLE} to be the path of "
                     f"{NATIVE_LIBRARY}; build it with make native, or export with another --lowering"
                 ) from error
             raise BackendError(f"{file.name}: ONNX Runtime {ort.__version__} cannot load it ({why})") from error

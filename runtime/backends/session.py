@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from videossm.runtime.backends import NATIVE_LIBRARY, NATIVE_PATH
+from videossm.runtime.backends import NATIVE_LIBRARY, NATIVE_VARIABLE
 from videossm.runtime.backends.processors import Placement
 from videossm.runtime.errors import BackendError
 
@@ -68,7 +68,7 @@ def session_options(precision: str, threads: int | None, placement: Placement | 
         options.add_session_config_entry(EXACT_INT8, "1")
     if precision == "fp8":
         options.add_session_config_entry(NO_INT8_FUSIONS, "1")
-    if library := os.environ.get(NATIVE_PATH):
+    if library := os.environ.get(NATIVE_VARIABLE):
         if options.intra_op_num_threads:  # which operators cannot ask for
             options.add_session_config_entry(NATIVE_THREADS, str(options.intra_op_num_threads))
         try:
@@ -76,8 +76,8 @@ def session_options(precision: str, threads: int | None, placement: Placement | 
         except Exception as error:  # onnxruntime has no common base class of its errors
             why = " ".join(str(error).split())
             raise BackendError(
-                f"{NATIVE_PATH}: got {library}, which ONNX Runtime cannot load ({why}), expected {NATIVE_LIBRARY} of "
-                "make native; change it, or unset it for plans of another lowering than native"
+                f"{NATIVE_VARIABLE}: got {library}, which ONNX Runtime cannot load ({why}), expected {NATIVE_LIBRARY} "
+                "of make native; change it, or unset it for plans of another lowering than native"
             ) from error
     return options
 

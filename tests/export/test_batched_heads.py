@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from videossm.export.lowering import lower
+from videossm.export.lowering import contrib, lower
 from videossm.export.lowering.batched_heads import batch_heads
 from videossm.export.schemas import DOMAIN, GATED_DELTA_SCAN
 from videossm.runtime.backends.session import session_options
@@ -199,6 +199,13 @@ def test_scans_that_do_not_agree_stay_apart(change) -> None:
     before = list(model.graph.node)
     batch_heads(model)
     assert list(model.graph.node) == before
+
+
+@pytest.mark.parametrize(("least_values", "count"), [(BATCH * TOKENS * HEADS * VALUE, 1), (1000, 3)])
+def test_small_scans_stay_apart_on_onnx_runtime(monkeypatch: pytest.MonkeyPatch, least_values: int, count: int) -> None:
+    monkeypatch.setattr(contrib, "LEAST_VALUES", least_values)
+    model = lower(graph(3), "contrib")
+    assert [node.op_type for node in model.graph.node].count("LinearAttention") == count
 
 
 @pytest.mark.parametrize(("lowering", "count"), [("native", 3), ("plugin", 1)])

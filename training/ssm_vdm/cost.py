@@ -34,7 +34,7 @@ from videossm.models.ssm_vdm.model import random_model
 from videossm.models.ssm_vdm.s4d import S4D
 from videossm.models.ssm_vdm.temporal import temporal_layer
 from videossm.models.ssm_vdm.unet import TemporalResidual
-from videossm.runtime.backends import NATIVE_PATH
+from videossm.runtime.backends import NATIVE_VARIABLE
 from videossm.runtime.backends.session import session_options
 
 DIM, PLACES, HEADS = 64, 256, 8  # of a layer
@@ -77,7 +77,7 @@ class TemporalAttention(nn.Module):
 def session(engine: Engine, folder: Path, threads: int) -> ort.InferenceSession:
     """`engine` exported and lowered as plans for ONNX Runtime are; with VIDEOSSM_SCANS to its operators."""
     model, path = trace(engine, {}, 23, folder)
-    onnx.save(lower(model, "native" if os.environ.get(NATIVE_PATH) else "contrib"), str(path))
+    onnx.save(lower(model, "native" if os.environ.get(NATIVE_VARIABLE) else "contrib"), str(path))
     return ort.InferenceSession(str(path), session_options("fp32", threads), providers=["CPUExecutionProvider"])
 
 

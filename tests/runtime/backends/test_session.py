@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from videossm.runtime.backends import session
-from videossm.runtime.backends.session import EXACT_INT8, INT8_PRODUCT, NO_INT8_FUSIONS, session_options
+from videossm.runtime.backends.session import EXACT_INT8, INT8_PRODUCT, NATIVE_THREADS, NO_INT8_FUSIONS, session_options
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("benchmarks", "calib", "examples", "export", "models", "plugins_trt", "runtime", "tests", "training")
@@ -49,6 +49,12 @@ def test_only_where_int8_saturates_are_weights_made_uint8(saturates, expected, m
     """It costs a fifth of the time where nothing saturates."""
     monkeypatch.setattr(session, "int8_saturates", lambda: saturates)
     assert entry(session_options("int8", 1), EXACT_INT8) == expected
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(2, "2"), (None, None)])
+def test_operators_are_told_of_the_threads(native_scans, threads, expected):
+    """They cannot ask for them, and would share their work out for all of a machine's processors."""
+    assert entry(session_options("fp32", threads), NATIVE_THREADS) == expected
 
 
 def test_the_product_that_is_tried():
