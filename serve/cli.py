@@ -127,9 +127,14 @@ def _run(streams: Host, device: str, metrics: Metrics, token: str | None, bound:
         ws_per_message_deflate=False,  # video is packed already
         timeout_graceful_shutdown=_GOODBYE_S,
     )
-    # Of a viewer that reads nothing, which is cut off after _GOODBYE_S: no error.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.getMessage())
+    logging.getLogger("uvicorn.error").addFilter(_is_error)
     Server(config).run(sockets=[bound])
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    """That a request which outlasts the server by _GOODBYE_S is cut off is none."""
+    cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cancelled and "graceful shutdown" not in record.getMessage()
 
 
 if __name__ == "__main__":

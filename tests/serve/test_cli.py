@@ -37,6 +37,20 @@ def test_it_says_where_it_is_and_ends(tiny_plan, number, code, word):
     assert process.returncode == code and err.strip() == word
 
 
+def test_requests_that_never_end_are_cut_off_in_silence(tiny_plan):
+    process, lines = start(tiny_plan)
+    port = int(re.search(r":(\d+)/", lines[1])[1])
+    request = (
+        b"POST /api/streams HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", port)) as waiting:
+        waiting.sendall(request)
+        requests.get(f"http://127.0.0.1:{port}/api/health", timeout=30)  # after it the first one is in hand
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+    assert err.strip() == "terminated"
+
+
 def test_elsewhere_it_needs_a_token(tiny_plan):
     process, lines = start(tiny_plan, "--host", "0.0.0.0")
     port, token = re.search(r":(\d+)/#token=(\S{16,}) ", lines[1]).groups()
