@@ -35,6 +35,7 @@ class Stream:
         self.history: tuple[dict[str, Any], ...] = ()  # a new one for each change: other threads read it
         self._metrics, self._limits = metrics, limits
         self._viewers: frozenset[Viewer] = frozenset()
+        self._over = False
         self._touched_s = monotonic()
         stream = rollout.plan.manifest.stream
         self._width, self._height, self._fps = stream.width * stream.batch, stream.height, stream.fps
@@ -102,7 +103,7 @@ class Stream:
         viewer = Viewer(form, self._limits.ahead_chunks)
         self._viewers |= {viewer}
         self._metrics.viewers.inc()
-        if self.ended or self.problem:
+        if self._over or self.ended:  # asked once the viewer is among the others: `end` has told those it found
             viewer.end()
         return viewer
 
@@ -156,7 +157,8 @@ class Stream:
             viewer.tell()
 
     def end(self) -> None:
-        """Nothing more comes; its viewers are told."""
+        """Nothing more comes; its viewers are told, and whoever comes later."""
+        self._over = True
         for viewer in self._viewers:
             viewer.end()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import random
@@ -80,6 +81,21 @@ def test_the_end_is_told(server):
             pass
     with pytest.raises(InvalidStatus, match="404"), open_socket(server, stream):
         pass
+
+
+def test_who_comes_after_the_end_is_told_too(server):
+    stream = server.create("red")
+    served = server.host.streams[stream["id"]]
+    server.ask("DELETE", f"/api/streams/{stream['id']}")
+
+    async def watch():
+        viewer = served.watch("rgb")
+        try:
+            return await asyncio.wait_for(viewer.next(), 30)
+        finally:
+            served.leave(viewer)
+
+    assert asyncio.run(watch()) is None
 
 
 def test_a_codec_or_viewer_too_much(server):
@@ -167,8 +183,6 @@ def test_a_viewer_that_stops_reading_misses_chunks_and_holds_nobody_up(serving, 
 
 
 def test_the_newest_chunk_wins():
-    import asyncio
-
     from videossm.serve.viewer import CHANGED, Viewer
 
     async def watch():
