@@ -118,7 +118,7 @@ def run_child(command: Sequence[str], part: Part, out: Path) -> bool:
     while child.poll() is None:
         time.sleep(POLL_S)
         last = max(began, file.stat().st_mtime if file.exists() else 0)
-        if time.time() - last > part.item_limit_s:
+        if time.time() - last > part.item_limit_s and child.poll() is None:
             child.kill()
             child.wait()
             PartFile(out, part.name).give_up(f"got no end within {part.item_limit_s:.0f} s")

@@ -172,7 +172,10 @@ class Host:
             if wait_s > 0 and not self._asked and not self._stopping:
                 self._wake.wait(min(wait_s, _SWEEP_S))
             asked = [self._asked.popleft() for _ in range(len(self._asked))]
-        return asked, first if first is not None and first.due_s <= monotonic() else None
+        due = (
+            first is not None and first.wanted and first.due_s <= monotonic()
+        )  # while it waited, viewers may have left
+        return asked, first if due else None
 
     def _sweep(self) -> None:
         for stream in list(self.streams.values()):

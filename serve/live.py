@@ -36,17 +36,17 @@ class Mp4Response(Response):
             await send({"type": "http.response.body", "body": b""})
             return
         viewer = self._stream.watch("rgb")
-        await send(start)
-        self._host.notify()
-        sending = asyncio.ensure_future(self._send(viewer, send))
-        leaving = asyncio.ensure_future(_left(receive))
+        tasks = []
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await send(start)
+            self._host.notify()
+            tasks = [asyncio.ensure_future(self._send(viewer, send)), asyncio.ensure_future(_left(receive))]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stream.leave(viewer)
-            for task in (sending, leaving):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send(self, viewer: Viewer, send: Send) -> None:
         stream = self._host.plan.manifest.stream
@@ -82,9 +82,9 @@ class Live:
         tasks = []
         try:
             await websocket.accept()
+            self._host.notify()
             tasks = [asyncio.ensure_future(self._send(websocket, stream, viewer))]
             tasks += [asyncio.ensure_future(self._receive(websocket, stream))]
-            self._host.notify()
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stream.leave(viewer)

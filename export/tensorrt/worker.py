@@ -45,18 +45,12 @@ def in_thread(
             wait([done], POLL_S)
             meanwhile()
     except KeyboardInterrupt:
-        cancel()
-        given_up.set()
-        if begun.is_set():  # else the work is never begun
-            _wait_for_the_end(done)
+        try:
+            cancel()
+            given_up.set()
+            if begun.is_set():  # else the work is never begun
+                wait([done])
+        except KeyboardInterrupt:  # Python must not end while TensorRT works, whose next message would abort it
+            atexit.register(lambda: None if done.done() else os._exit(INTERRUPTED))
         raise
     return done.result()
-
-
-def _wait_for_the_end(done: Future[T]) -> None:
-    """Python must not end while TensorRT works, whose next message would abort it: a second Ctrl-C ends the process."""
-    try:
-        wait([done])
-    except KeyboardInterrupt:
-        atexit.register(lambda: None if done.done() else os._exit(INTERRUPTED))
-        raise

@@ -82,6 +82,7 @@ function describe(plan) {
   begin.prompt.required = plan.takes_text;
   begin.prompt.maxLength = plan.most_prompt_characters;
   begin.prompt.placeholder = plan.examples[0] ?? "";
+  begin.querySelector("button").disabled = false; // not before: what a stream is asked with depends on the plan
 }
 
 begin.addEventListener("submit", (event) => {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -80,13 +79,23 @@ def test_a_job_that_is_killed_in_every_manner(tiny_plan, tmp_path):
 
     job = start(tiny_plan, tmp_path)
 
-    def in_hand(videos):
-        """So many are done, and others in the middle."""
-        return len(done()) >= videos and len(list((out / WORK).glob("*/*.rgb"))) > 3
+    def stopped(videos):
+        """The workers, when so many are done and each of them is in the middle of another."""
+        while True:
+            wait_for(lambda: len(done()) >= videos and len(list((out / WORK).glob("*/*.rgb"))) > 3, job, tmp_path)
+            both = workers(job)
+            for worker in both:
+                worker.suspend()
+            kept = {state.parent.name for state in (out / WORK).glob("*/*.safetensors")}
+            if len(both) == 2 and len(kept) == 2:
+                return both
+            for worker in both:
+                worker.resume()
 
-    wait_for(lambda: in_hand(8), job, tmp_path)
-    os.kill(workers(job)[0].pid, signal.SIGKILL)  # one worker, in the middle of its video
-    wait_for(lambda: in_hand(20), job, tmp_path)
+    one, other = stopped(8)
+    one.kill()
+    other.resume()
+    stopped(20)
     kill_all(job)
     before = done()
     results = {path.name for path in out.glob("*.json")}

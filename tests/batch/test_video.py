@@ -22,9 +22,15 @@ TIMED = [{"start_s": 0, "prompt": "a red circle"}, {"start_s": 1.5, "prompt": "a
 ROW = {"id": "a", "prompt": TIMED, "seed": 7, "seconds": 4}
 CHUNKS = 11
 WORKER = """
-import sys
+import sys, time
 from videossm.batch import Folder, make_video, read_rows
 from videossm.runtime import LoadedPlan, Plan
+from videossm.runtime.sinks import Sink
+write, written = Sink.write, []
+def stuck_at_the_eighth(sink, frames):
+    written.append(1)
+    write(sink, frames) if len(written) < 8 else time.sleep(600)
+Sink.write = stuck_at_the_eighth
 plan = Plan.open(sys.argv[1])
 (line, request), = read_rows([sys.argv[2].encode()], plan)
 make_video(LoadedPlan(plan, threads=1), request, Folder(sys.argv[3]))

@@ -101,16 +101,22 @@ def test_a_part_that_cannot_be_done_here_is_left_out(
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
-    [("sys.exit(9)", "its process ended with exit code 9"), ("time.sleep(60)", "got no end within 2 s")],
+    ("fault", "limit_s", "said"),
+    [("sys.exit(9)", 60, "its process ended with exit code 9"), ("time.sleep(600)", 6, "got no end within 6 s")],
     ids=["dies", "hangs"],
 )
 def test_an_item_that_dies_or_hangs_is_given_up(
-    session: ModuleType, kept: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+    session: ModuleType,
+    kept: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    limit_s: float,
+    said: str,
 ) -> None:
     script = tmp_path / "child.py"
     script.write_text(CHILD.replace("FAULT", fault), encoding="utf-8")
-    part = part_of(kept, measure=lambda name: {}, item_limit_s=2)
+    part = part_of(kept, measure=lambda name: {}, item_limit_s=limit_s)
     run_child = session.run_child
     monkeypatch.setattr(session, "POLL_S", 0.05)
     monkeypatch.setattr(

@@ -33,7 +33,13 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         app = create_app(self.host, self.host.start(), metrics, token)
         config = uvicorn.Config(
-            app, log_level="error", ws="websockets-sansio", ws_max_size=1 << 20, timeout_graceful_shutdown=1
+            app,
+            log_level="error",
+            ws="websockets-sansio",
+            ws_max_size=1 << 20,
+            ws_ping_interval=None,
+            timeout_keep_alive=600,  # else it may close a connection as a request comes
+            timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([bound],), daemon=True)
@@ -85,7 +91,8 @@ def serving() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="module")
 def server(serving: Callable[..., Server], tiny_plan: Plan) -> Server:
-    return serving(tiny_plan, streams=6, viewers=12)
+    """Its viewers may be as slow as they like and miss nothing."""
+    return serving(tiny_plan, streams=6, viewers=12, ahead_chunks=1000)
 
 
 @pytest.fixture(scope="module")

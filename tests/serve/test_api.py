@@ -12,6 +12,7 @@ import pytest
 
 from videossm.runtime import Rollout
 from videossm.runtime.state import most_state_bytes
+from videossm.serve.limits import Limits
 
 JSON = {"content-type": "application/json"}
 BINARY = {"content-type": "application/octet-stream"}
@@ -57,11 +58,11 @@ def test_a_stream_is_described(server):
 
 
 def test_a_player_gets_the_rollouts_frames(server, tiny_plan):
-    """A chunk of them, as a player that was too slow at first has missed some."""
-    frames = watched(server, server.create("a red circle", seed=5), 6)
-    expected = [chunk.frames[0] for chunk in Rollout(tiny_plan, "a red circle", 5).play(12)]
-    errors = [np.abs(frames[:3].astype(int) - chunk).mean() for chunk in expected]
-    assert min(errors) < 12 < np.median(errors), "but for what H.264 leaves out"
+    frames = watched(server, server.create("a red circle", seed=5), 6).astype(int)
+    expected = np.concatenate([chunk.frames[0] for chunk in Rollout(tiny_plan, "a red circle", 5).play(6)])
+    count = min(len(frames), len(expected))
+    assert count > 6 and np.abs(frames[:count] - expected[:count]).mean() < 12, "but for what H.264 leaves out"
+    assert np.abs(frames[3:count] - expected[: count - 3]).mean() > 12, "others are farther off"
 
 
 def test_nothing_is_made_for_nobody(server):
@@ -178,9 +179,9 @@ def test_there_are_no_more_streams_than_allowed(server):
 
 
 def test_a_stream_that_nobody_watches_goes(serving, tiny_plan):
-    server = serving(tiny_plan, idle_s=0.5)
-    stream = server.create()
-    watched(server, stream, 3)
+    server = serving(tiny_plan)
+    watched(server, server.create(), 3)
+    server.host.limits = Limits(idle_s=0.1)
     until(lambda: not server.host.streams)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,8 +64,9 @@ def open_page(tmp_path: Path) -> Iterator[Callable[[str], Page]]:
     assert firefox.stderr is not None
     try:
         line = next(line for line in firefox.stderr if "WebDriver BiDi listening" in line)
+        threading.Thread(target=firefox.stderr.read, daemon=True).start()  # a full pipe would hold it up
         address = re.search(r"ws://\S+", line)[0]
-        with client.connect(f"{address}/session", max_size=None) as socket:
+        with client.connect(f"{address}/session", max_size=None, open_timeout=PATIENCE_S, ping_interval=None) as socket:
             yield lambda url: Page(socket, url)
     finally:
         firefox.terminate()

@@ -10,15 +10,19 @@ import pytest
 
 from videossm.export.tensorrt.worker import in_thread
 
-LIMIT_S = 10
+LIMIT_S = 60
 # Two times Ctrl-C, while a thread works on and on.
 TWICE = """
 import signal, threading, time
 from videossm.export.tensorrt.worker import in_thread
-ctrl_c = lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-def cancel():
-    threading.Timer(0.2, ctrl_c).start()
-in_thread(lambda: time.sleep(60), ctrl_c, cancel)
+working = threading.Event()
+def work():
+    working.set()
+    time.sleep(600)
+def ctrl_c():
+    if working.is_set():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+in_thread(work, ctrl_c, threading.Timer(0.2, ctrl_c).start)
 """
 
 
@@ -33,13 +37,15 @@ def fails() -> None:
 
 
 def test_ctrl_c_cancels_and_waits() -> None:
-    asked, ended = threading.Event(), []
+    working, asked, ended = threading.Event(), threading.Event(), []
 
     def work() -> None:
+        working.set()
         ended.append(asked.wait(LIMIT_S))
 
     def interrupted() -> None:
-        raise KeyboardInterrupt
+        if working.is_set():
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         in_thread(work, interrupted, asked.set)

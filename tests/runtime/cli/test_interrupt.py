@@ -66,13 +66,13 @@ def test_a_rollout_is_cancelled():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where the C library has no sysv_signal, Python has to run for it")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_second_one_ends_code_that_never_lets_python_run(number):
+def test_a_second_one_ends_code_that_never_lets_python_run(signalled, number):
     process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
-    process.send_signal(number)
+    signalled(process, number)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
     process.send_signal(number)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=30)  # less than it would sleep
     assert (process.returncode, err) == (-number, b"")

@@ -43,8 +43,11 @@ def expected_frames(plan, chunks, switches=None):
     return frames
 
 
-def wait_for(happened, timeout_s=20.0):
-    end = time.monotonic() + timeout_s
+PATIENCE_S = 120  # a machine may have other work
+
+
+def wait_for(happened):
+    end = time.monotonic() + PATIENCE_S
     while not happened():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.01)
@@ -244,21 +247,32 @@ def cpu_s(process):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+TOLD = """
+from videossm.runtime.cli.run import run
+from videossm.runtime.program import Program
+encode_prompt = Program.encode_prompt
+Program.encode_prompt = lambda *arguments: (print(flush=True), encode_prompt(*arguments))
+run()
+"""  # when the text encoder begins
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_second_signal_ends_native_code_at_once(started, plan_copy, tmp_path, number):
+def test_a_second_signal_ends_native_code_at_once(started, signalled, plan_copy, tmp_path, number):
     """Python cannot run anything of its own meanwhile."""
     values = Plan.open(plan_copy).manifest.model_dump(mode="json", exclude={"files"})
     model = onnx.load(plan_copy / "text_encoder.onnx")
     endless(model.graph)
     onnx.save(model, plan_copy / "text_encoder.onnx")
     write_manifest(plan_copy, values)
-    process = started(MODULE, plan_copy, "--prompt", RED, "-o", tmp_path / "out.mp4")
-    wait_for(lambda: cpu_s(process) > 2)
-    process.send_signal(number)
+    process = started("-c", TOLD, plan_copy, "--prompt", RED, "-o", tmp_path / "out.mp4")
+    process.stdout.readline()
+    before_s = cpu_s(process)
+    wait_for(lambda: cpu_s(process) > before_s + 0.5)
+    signalled(process, number)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
     process.send_signal(number)
-    assert process.wait(5) == -number
+    assert process.wait(PATIENCE_S) == -number
     assert process.stderr.read() == b""
 
 
@@ -272,7 +286,7 @@ def test_interrupted(started, tiny_plan, tmp_path, number, as_json):
     process = started(MODULE, tiny_plan.path, *arguments, *["--json"] * as_json)
     wait_for(lambda: video.exists() and video.stat().st_size > 5000)
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 128 + number, err
     frames = len(frames_in(video))
     assert frames == 3 * Rollout.resume(tiny_plan, state).next_index > 0
@@ -318,7 +332,7 @@ def test_a_reader_that_leaves_is_no_error(started, tiny_plan):
     process = started(MODULE, tiny_plan.path, "--prompt", RED, "-o", "-")
     process.stdout.read(FRAME_BYTES)
     process.stdout.close()
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_S) == 0
     assert process.stderr.read().startswith(b"-: ")
 
 
@@ -483,12 +497,14 @@ def test_two_runs_with_the_same_outputs(started, tiny_plan, tmp_path):
     first = started(MODULE, tiny_plan.path, *words, video, "--seconds", 3600)
     wait_for(lambda: state.exists())
     second = started(MODULE, tiny_plan.path, *words, video, "--chunks", 1)
-    _, err = second.communicate(timeout=20)
+    _, err = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 2 and b"which another run is writing" in err
     third = started(MODULE, tiny_plan.path, *words, tmp_path / "other.gif", "--chunks", 20)
-    assert third.wait(20) == 0, third.stderr.read()
+    assert third.wait(PATIENCE_S) == 0, third.stderr.read()
+    thirds = state.stat().st_ino
+    wait_for(lambda: state.stat().st_ino != thirds)
     first.send_signal(signal.SIGINT)
-    assert first.wait(20) == 130
+    assert first.wait(PATIENCE_S) == 130
     assert len(frames_in(video)) == 3 * Rollout.resume(tiny_plan, state).next_index
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.gif", "out.mp4", "state"], "no temporary file"
 

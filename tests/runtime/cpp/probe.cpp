@@ -127,9 +127,14 @@ void show_resident(const char* path, int chunks, const char* prompt) {
         ChunkView view;
         rollout->next(view);
         if (i % 100 == 0) {
-            int64_t size = 0, resident = 0;
-            std::ifstream("/proc/self/statm") >> size >> resident;
-            std::printf("%" PRId64 "\n", resident * 4);
+            std::ifstream status("/proc/self/status");
+            std::string word;
+            while (word != "RssAnon:") {  // pages of files come and go as the machine likes
+                status >> word;
+            }
+            int64_t kib = 0;
+            status >> kib;
+            std::printf("%" PRId64 "\n", kib);
         }
     }
 }

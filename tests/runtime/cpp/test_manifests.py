@@ -19,10 +19,10 @@ def refused(library: Library, tmp_path: Path) -> Callable[[bytes], str]:
 
     def refuse(content: bytes) -> str:
         (tmp_path / "manifest.json").write_bytes(content)
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(CError) as caught:
             CPlan(library, tmp_path)
-        check_line(str(caught.value), time.perf_counter() - started)
+        check_line(str(caught.value), time.process_time() - started)
         assert caught.value.status == PLAN
         return str(caught.value)
 
