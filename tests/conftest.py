@@ -11,6 +11,7 @@ import gc
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -59,6 +60,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background, for what tests start too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("numprocesses", None):  # the workers' libraries read it as they are loaded
         os.environ["OMP_NUM_THREADS"] = "1"
     if WORKER and PROCESSORS:
