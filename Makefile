@@ -26,7 +26,7 @@ help:
 	@echo "make native  of these the operators for ONNX Runtime on a CPU: build/plugins/libvideossm_onnxruntime.so"
 	@echo "make cpp     the runtime as a C and C++ library, with its examples: build/cpp"
 	@echo "make cpp-dist   the same as it is installed: dist/videossm-cpp-*.tar.gz"
-	@echo "make fuzz    fuzzes what reads files in C++, with clang; FUZZ_SECONDS=600 each"
+	@echo "make fuzz    fuzzes what reads files in C++, with clang and its libclang-rt-*-dev; FUZZ_SECONDS=600 each"
 	@echo "make wheel   dist/videossm-*.whl"
 	@echo "make pythons the wheel from the package index, a plan run with it, for every Python found: size, warnings"
 	@echo "make clean   removes what make made, but for .venv"
