@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,6 +19,7 @@ from videossm.runtime.prompt import PromptTokenizer, open_tokenizer
 DEFAULT_SECONDS = 5.0
 _LONGEST_SECONDS = 7 * 24 * 3600.0
 _MOST_PROMPTS = 10_000  # of a video
+_ID = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
 _MOST_CHUNKS = 10_000_000  # of a video; the names of its kept frames have as many digits
 
 
@@ -32,9 +35,9 @@ class TimedPrompt(_Part):
 
 
 class Row(_Part):
-    """One video. `id` names its file. `seconds`: 5 if not given, for a plan of clips its end."""
+    """One video. `id` names its file. `seconds`: 5 if not given, for a plan with an end up to that."""
 
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
+    id: Annotated[str, Field(pattern=f"^{_ID}$")]
     prompt: str | Annotated[list[TimedPrompt], Field(min_length=1, max_length=_MOST_PROMPTS)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     seconds: Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)] | None = None
@@ -79,7 +82,16 @@ def read_rows(lines: Iterable[bytes], plan: Plan) -> Iterator[tuple[int, Request
             seen.add(row.id)
             yield number, request
         except UserError as error:
-            yield number, BadRow(number, row.id if row else None, str(error))
+            yield number, BadRow(number, row.id if row else _id_of(line), str(error))
+
+
+def _id_of(line: bytes) -> str | None:
+    """That of a row with something else wrong."""
+    with suppress(ValueError, RecursionError):
+        row = json.loads(line)
+        if isinstance(row, dict) and isinstance(row.get("id"), str) and re.fullmatch(_ID, row["id"]):
+            return str(row["id"])
+    return None
 
 
 def _row(line: bytes) -> Row:
@@ -95,7 +107,8 @@ def _row(line: bytes) -> Row:
                 f"prompt: got {shown(first['input'])}, expected a text or up to {_MOST_PROMPTS} of "
                 '{"start_s": .., "prompt": ..} in a list; change it'
             ) from error
-        got = "nothing" if first["type"] == "missing" else shown(first["input"])
+        given = line.decode(errors="replace").strip() if first["type"] == "json_invalid" else first["input"]
+        got = "nothing" if first["type"] == "missing" else shown(given)
         raise UserError(f"{'.'.join(loc) or 'row'}: got {got}, expected: {first['msg']}; change it") from error
 
 

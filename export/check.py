@@ -25,6 +25,7 @@ _NO_DIGITS = "0" * 64  # where a hash will be
 def check_deployment(deployment: Deployment, family: str) -> None:
     """Raises ModelError, one line that names the field of the Deployment, for the first part that does not fit."""
     _check_types(deployment)
+    _check_frames(deployment)
     for name, count in Counter(engine.name for engine in deployment.engines).items():
         if count > 1:
             raise ModelError(f"engine {name}: got {count} engines of that name, expected one; rename the others")
@@ -60,6 +61,17 @@ def _check_types(deployment: Deployment) -> None:
     for field, entries, kind in lists:
         for key, entry in entries.items():
             _check_type(f"{field}[{key!r}]", entry, kind)
+
+
+def _check_frames(deployment: Deployment) -> None:
+    """One engine makes one number of frames."""
+    first, later = deployment.stream.first_frames, deployment.stream.later_frames
+    for engine in deployment.engines:
+        if first != later and engine.when == "after" and "frames" in engine.outputs.values():
+            raise ModelError(
+                f"engine {engine.name}: when: got after, expected an engine after_first and one after_later, as the "
+                f"first chunk has {first} frames and every later one {later}; mend the model's Deployment"
+            )
 
 
 def _check_type(field: str, value: object, kind: type, optional: bool = False) -> None:

@@ -235,18 +235,21 @@ def find_family(source: str, named: str | None = None) -> Family:
 
 def _imported(named: str) -> Family:
     module, colon, attribute = named.partition(":")
+    known = ", ".join(FAMILIES)
+    if not colon:
+        raise ModelError(f"--family: got {named}, expected one of {known} or package.module:name; change it")
     try:
-        if not colon:
-            raise ImportError("no colon")
         from videossm.models.scans.capture import captured_scans
 
         with captured_scans():
             found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a module of the user's own may raise any
-        known = ", ".join(FAMILIES)
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        own = missing is None or module.startswith(missing)
+        remedy = "check the name, and that Python finds the module (PYTHONPATH)" if own else f"install {missing}"
         raise ModelError(
             f"--family: got {named}, which cannot be imported ({_told(error)}), expected one of {known} or "
-            "package.module:name; check the name, and that Python finds the module (PYTHONPATH)"
+            f"package.module:name; {remedy}"
         ) from error
     if isinstance(found, Family):
         return replace(found, load=_guarded(named, found.load))

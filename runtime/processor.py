@@ -43,7 +43,7 @@ def expected_of_int8(processor: Processor) -> str:
     if vnni:
         return f"this processor has VNNI ({', '.join(vnni)}): int8 products are exact and run at full speed"
     if "avx2" in processor.features:
-        return "this processor has no VNNI: int8 products are exact, but hardly faster than fp32"
+        return "this processor has no VNNI: int8 products are exact, but gain less than with it"
     dot = [feature for feature in DOT_PRODUCTS if feature in processor.features]
     if dot:
         return f"this processor has dot products ({', '.join(dot)}): int8 has not been tried on one"

@@ -51,7 +51,12 @@ def summary_lines(plan: Plan) -> Iterator[str]:
     yield f"stream id  {manifest.stream_identity}"
     frames = list(dict.fromkeys([stream.first_frames, stream.later_frames]))
     lengths = " frames first, then ".join(map(str, frames))
-    length = "an endless stream" if stream.chunks is None else f"a clip of {stream.chunks} chunks"
+    if stream.chunks is not None:
+        length = f"a clip of {stream.chunks} chunks"
+    elif window is None and all(state.kind == "prompt" for state in manifest.states):
+        length = "clips without end, each a chunk by itself"
+    else:
+        length = "an endless stream"
     yield (
         f"stream     {length}, {stream.width}x{stream.height} at {stream.fps:g} frames/s, batch {stream.batch}; "
         f"a chunk is {lengths} frames, {stream.later_frames / stream.fps:g} s"

@@ -72,12 +72,13 @@ int generate(const std::string& path, const std::string& prompt, double seconds,
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc != 5) {
-        std::fprintf(stderr, "usage: generate PLAN PROMPT SECONDS OUT.y4m\n");
+    const double seconds = argc == 5 ? std::atof(argv[3]) : 0;
+    if (!(seconds > 0 && seconds < 1e9)) {
+        std::fprintf(stderr, "usage: generate PLAN PROMPT SECONDS OUT.y4m; SECONDS is more than 0\n");
         return 2;
     }
     try {
-        return generate(argv[1], argv[2], std::atof(argv[3]), argv[4]);
+        return generate(argv[1], argv[2], seconds, argv[4]);
     } catch (const videossm::Error& error) {
         std::fprintf(stderr, "%s\n", error.what());
         return 2;

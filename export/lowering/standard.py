@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +28,7 @@ from torch.onnx import OnnxExporterError
 from videossm.export.lowering.batched_heads import batch_heads
 from videossm.export.lowering.graph import LoweringError, ScanNode, TensorType, opset_version, replace_scans, set_opset
 from videossm.export.schemas import DOMAIN, GATED_DELTA_SCAN, NORM_MIN, SELECTIVE_SCAN
+from videossm.export.trace import quiet
 from videossm.models.scans.gated_delta import gated_delta_chunked
 from videossm.models.scans.selective_scan import selective_scan_parallel
 
@@ -129,8 +129,7 @@ def _trace(
             outputs = IMPLEMENTATIONS[kind](**dict(zip(given, tensors, strict=True)), **dict(attributes))
             return [output for output, is_wanted in zip(outputs, wanted, strict=True) if is_wanted]
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the exporter's own use of torch
+    with quiet():
         program = torch.onnx.export(Traced().eval(), examples, dynamo=True, opset_version=opset, verbose=False)
     assert program is not None, "torch.onnx.export with dynamo returns a program"
     return program.model_proto

@@ -120,8 +120,8 @@ def _wait(chunk: Chunk) -> int:
 def _table(result: dict[str, Any]) -> str:
     rows = [
         ("first frame", f"{result['time_to_first_frame_s']:.2f} s after the start"),
-        ("a chunk", f"{result['ms_per_chunk_p50']:.2f} ms (p95 {result['ms_per_chunk_p95']:.2f})"),
-        *((f"  {name}", f"{ms:.2f} ms") for name, ms in result["engine_ms_per_chunk"].items()),
+        ("a chunk", f"{result['ms_per_chunk_p50']:.2f} ms, the median (p95 {result['ms_per_chunk_p95']:.2f})"),
+        *((f"  {name}", f"{ms:.2f} ms, the mean") for name, ms in result["engine_ms_per_chunk"].items()),
         ("outside engines", f"{100 * result['outside_engines_share']:.2f}%"),
         ("real time", f"{result['realtime_factor']:.2f}x"),
         ("resident", f"{result['resident_bytes'] / 1e6:.0f} MB, grew {result['resident_growth_bytes'] / 1e6:.2f} MB"),

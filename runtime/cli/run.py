@@ -205,10 +205,10 @@ def _check_times(rollout: Rollout, prompt_at: tuple[str, ...], length: int | Non
             more = ""
             if chunk < (stream.chunks or math.inf):  # a clip cannot be longer
                 seconds = math.ceil(stream.start_s(chunk + 1) - stream.start_s(first))
-                more = f", or add --chunks {chunk + 1 - first}" if in_chunks else f", or add --seconds {seconds}"
+                more = f", or --chunks {chunk + 1 - first}" if in_chunks else f", or --seconds {seconds}"
             raise UserError(
-                f"--prompt-at {time}: the next chunk starts at {stream.start_s(chunk):g} s, but the video ends there; "
-                f"use at most {stream.start_s(int(end) - 1):g}{more}."
+                f"--prompt-at {time}: the next chunk starts at {stream.start_s(chunk):g} s, but the video ends at "
+                f"{stream.start_s(int(end)):g} s; use at most {stream.start_s(int(end) - 1):g}{more}."
             )
 
 

@@ -31,7 +31,7 @@ def test_a_digest_is_of_all_that_a_video_depends_on(tiny_plan):
 
 
 BAD = {
-    "no-json": (b"red circle", "row: got b'red circle', expected: Invalid JSON"),
+    "no-json": (b"red circle", "row: got 'red circle', expected: Invalid JSON"),
     "no-text": (b'"\xff"', "row: got"),
     "no-object": ([1], "row: got [1]"),
     "deep": (b"[" * 5000, "row: got"),
@@ -66,6 +66,12 @@ def test_a_bad_row_has_its_reason_and_ends_nothing(tiny_plan, row, start):
     assert isinstance(good, Request) and isinstance(after, Request)
     assert isinstance(bad, BadRow) and line == bad.line == 2
     assert bad.error.startswith(start) and "\n" not in bad.error and len(bad.error) < 600
+
+
+def test_a_bad_row_has_its_id(tiny_plan):
+    bad = {"prompt": "red", "seconds": -1}
+    rows = read(tiny_plan, {"id": "a", **bad}, {"id": "../x", **bad}, {"id": 7, **bad}, bad, b'{"id": "a"')
+    assert [row.id for _, row in rows] == ["a", None, None, None, None]
 
 
 def test_an_id_stands_once(tiny_plan):

@@ -51,7 +51,7 @@ def test_this_processor():
     [
         (("avx2", "avx512f", "avx512_vnni"), "this processor has VNNI (avx512_vnni): int8 products are exact and run"),
         (("avx2", "avx_vnni"), "this processor has VNNI (avx_vnni): "),
-        (("avx2", "avx512f"), "this processor has no VNNI: int8 products are exact, but hardly faster than fp32"),
+        (("avx2", "avx512f"), "this processor has no VNNI: int8 products are exact, but gain less than with it"),
         (("asimddp",), "this processor has dot products (asimddp): int8 has not been tried on one"),
         ((), "this processor has none of the features that make int8 fast, or the system does not tell"),
     ],

@@ -137,7 +137,7 @@ def test_a_prompt_behind_the_end_of_a_clip(refused, tmp_path):
     for length in ([], ["--chunks", 9], ["--seconds", 30]):
         message = refused(run, plan.path, *arguments, *length)
         assert message.startswith(
-            "--prompt-at 2: the next chunk starts at 2.25 s, but the video ends there; use at most"
+            "--prompt-at 2: the next chunk starts at 2.25 s, but the video ends at 1.125 s; use at most"
         )
 
 

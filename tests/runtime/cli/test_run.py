@@ -366,17 +366,17 @@ def bad_inputs(plan, tmp):
         "negative-seed": ([plan, *prompt, "--seed", "-1", *video], "seed: got -1, expected 0 or more"),
         "switch-beyond-the-end": (
             [plan, *prompt, "--seconds", "3", "--prompt-at", "3:red", *video],
-            "--prompt-at 3: the next chunk starts at 3 s, but the video ends there; use at most 2.625, or add",
+            "--prompt-at 3: the next chunk starts at 3 s, but the video ends at 3 s; use at most 2.625, or --",
         ),
         "switch-between-chunks": (
             [plan, *prompt, "--prompt-at", "5:red", *video],
-            "--prompt-at 5: the next chunk starts at 5.25 s, but the video ends there; "
-            "use at most 4.875, or add --seconds 6.",
+            "--prompt-at 5: the next chunk starts at 5.25 s, but the video ends at 5.25 s; "
+            "use at most 4.875, or --seconds 6.",
         ),
         "switch-beyond-the-chunks": (
             [plan, *prompt, "--chunks", "2", "--prompt-at", "1:red", *video],
-            "--prompt-at 1: the next chunk starts at 1.125 s, but the video ends there; "
-            "use at most 0.375, or add --chunks 4.",
+            "--prompt-at 1: the next chunk starts at 1.125 s, but the video ends at 0.75 s; "
+            "use at most 0.375, or --chunks 4.",
         ),
         "switch-to-unknown-word": ([plan, *prompt, "--prompt-at", "1:pink", *video], "prompt: got the unknown word"),
         "switch-to-nothing": ([plan, *prompt, "--prompt-at", "1:", *video], "prompt: got an empty text"),
