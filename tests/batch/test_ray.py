@@ -80,22 +80,23 @@ def test_a_job_that_is_killed_in_every_manner(tiny_plan, tmp_path):
     job = start(tiny_plan, tmp_path)
 
     def stopped(videos):
-        """The workers, when so many are done and each of them is in the middle of another."""
+        """The workers that there are, when so many are done and each of them is in the middle of another."""
         while True:
             wait_for(lambda: len(done()) >= videos and len(list((out / WORK).glob("*/*.rgb"))) > 3, job, tmp_path)
-            both = workers(job)
-            for worker in both:
+            found = workers(job)
+            for worker in found:
                 worker.suspend()
             kept = {state.parent.name for state in (out / WORK).glob("*/*.safetensors")}
-            if len(both) == 2 and len(kept) == 2:
-                return both
-            for worker in both:
+            if 0 < len(found) == len(kept):
+                return found
+            for worker in found:
                 worker.resume()
 
-    one, other = stopped(8)
-    one.kill()
-    other.resume()
-    stopped(20)
+    first, *others = stopped(8)
+    first.kill()
+    for worker in others:
+        worker.resume()
+    wait_for(lambda: len(done()) >= 20, job, tmp_path)
     kill_all(job)
     before = done()
     results = {path.name for path in out.glob("*.json")}

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from showing import PICTURES, decoded
-
-from videossm.models.shapes.detector import observe
+from showing import PICTURES, colours_in, decoded
 
 client = pytest.importorskip("websockets.sync.client", reason="no websockets: make test installs it")
 FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
@@ -86,5 +84,5 @@ def test_the_page_shows_and_steers(shapes: Any, open_page: Callable[[str], Page]
         )
         page.wait_until(f"document.querySelector('.clock').textContent.includes('{prompt}')")
         _, frames = decoded(page.evaluate(f"({PICTURES})(['.picture', 9])"))
-        assert colour in observe(frames).colours, "the new object within 3 chunks of 3 frames"
+        assert colour in colours_in(frames), "the new object within 3 chunks of 3 frames"
         assert len({frame.tobytes() for frame in frames}) > 1, "the picture moves"
