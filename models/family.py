@@ -245,7 +245,7 @@ def _imported(named: str) -> Family:
             found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a module of the user's own may raise any
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        own = missing is None or module.startswith(missing)
+        own = missing is None or missing.partition(".")[0] == module.partition(".")[0]
         remedy = "check the name, and that Python finds the module (PYTHONPATH)" if own else f"install {missing}"
         raise ModelError(
             f"--family: got {named}, which cannot be imported ({_told(error)}), expected one of {known} or "

@@ -172,9 +172,8 @@ class Host:
             if wait_s > 0 and not self._asked and not self._stopping:
                 self._wake.wait(min(wait_s, _SWEEP_S))
             asked = [self._asked.popleft() for _ in range(len(self._asked))]
-        due = (
-            first is not None and first.wanted and first.due_s <= monotonic()
-        )  # while it waited, viewers may have left
+        # Once more, as viewers may have left while this waited.
+        due = first is not None and first.wanted and first.due_s <= monotonic()
         return asked, first if due else None
 
     def _sweep(self) -> None:

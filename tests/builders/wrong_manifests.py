@@ -11,7 +11,7 @@ from typing import Any
 from small_plan import sealed
 
 CORPUS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-LONGEST_S = 10.0  # of the processor, until one is refused
+LONGEST_S = 3.0  # of the processor, until one is refused
 
 
 def bases() -> dict[str, bytes]:

@@ -27,7 +27,7 @@ from videossm.runtime.errors import PreflightError
 
 REFUSALS = (PlanError, StateError, BackendError, PromptError, PreflightError)
 MUTATIONS, FAST = 10_000, 20  # of which every 20th in make test
-LONGEST_S = 10.0  # of the processor
+LONGEST_S = 3.0  # of the processor
 MOST_BYTES = 1 << 30  # that one may take beyond what the process has
 PROMPTS, SEEDS = ["a red circle", "blue"], [1, 2]
 VALUES = [

@@ -214,6 +214,7 @@ def test_with_a_token(serving, tiny_plan, open_page):
     server = serving(tiny_plan, token=token)
     page = open_page(server.url)
     page.get_by_role("alert").get_by_text("token: got none or a wrong one").wait_for()
+    assert page.get_by_role("button", name="New stream").is_disabled(), "what a stream takes, the plan says"
     page = open_page(f"{server.url}/#token={token}")
     page.locator("#begin [name=prompt]").fill("red")
     page.get_by_role("button", name="New stream").click()

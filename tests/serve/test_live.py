@@ -19,6 +19,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from videossm.runtime.cli.measure import resident_bytes
+from videossm.serve.host import Host
+from videossm.serve.limits import Limits
+from videossm.serve.metrics import Metrics
 
 
 def open_socket(server, stream, codec="jpeg", **options):
@@ -180,6 +183,16 @@ def test_a_viewer_that_stops_reading_misses_chunks_and_holds_nobody_up(serving, 
             assert len(viewer._chunks) <= server.host.limits.ahead_chunks
     slow.close()
     until(lambda: served.describe()["viewers"] == 0)
+
+
+def test_no_chunk_is_due_once_its_viewers_have_left(tiny_plan):
+    """They may leave while the thread of the engines waits."""
+    host = Host(tiny_plan, Limits(), Metrics())
+    watched = iter([True, False, True, True])
+    stream = type("Watched", (), {"due_s": 0.0, "wanted": property(lambda self: next(watched))})()
+    host.streams["watched"] = stream
+    assert host._next() == ([], None)
+    assert host._next() == ([], stream)
 
 
 def test_the_newest_chunk_wins():

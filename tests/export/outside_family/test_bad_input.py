@@ -302,6 +302,8 @@ def test_a_module_that_cannot_be_imported(
     result = CliRunner().invoke(export, ["7", "--family", "broken:load", "-o", str(tmp_path / "engine.plan")])
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.output
     assert result.stderr.startswith(f"--family: got broken:load, which cannot be imported ({message}")
+    lacking = "nothing_of_that_name" in message
+    assert result.stderr.endswith("; install nothing_of_that_name\n" if lacking else "finds the module (PYTHONPATH)\n")
     assert not (tmp_path / "engine.plan").exists()
 
 
